@@ -1,0 +1,106 @@
+"""To the method's grid and back: the only resampling code.
+
+A `Grid` remembers how one picture was laid on the S x S square that a network sees, so that prompts can follow it there
+and logits come back on the native pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samzoo.errors import ConfigError
+
+Policy = Literal["longest_side", "pad_or_stretch", "stretch"]
+"""longest_side: SAM (scale the long side to S, zeros at right and bottom; ResizeLongestSide).
+pad_or_stretch: SAM-Med2D training and test (centre-pad if both sides are below S, else stretch to S x S).
+stretch: SAM-Med2D predictor (always stretch to S x S)."""
+
+Interpolation = Literal["nearest", "bilinear"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One picture's place on the method's grid.
+
+    Args:
+        native: (h, w) of the picture.
+        side: S, the side of the square grid.
+        content: (h', w') that the picture covers on the grid after scaling.
+        offset: (top, left) of the picture on the grid.
+    """
+
+    native: tuple[int, int]
+    side: int
+    content: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(y, x) grid pixels per native pixel."""
+        return self.content[0] / self.native[0], self.content[1] / self.native[1]
+
+    def points_to_grid(self, points: Tensor) -> Tensor:
+        """(..., 2) x, y in native pixels -> grid pixels, as the originals do: a plain product, no half-pixel shift."""
+        sy, sx = self.scale
+        top, left = self.offset
+        return points * points.new_tensor((sx, sy)) + points.new_tensor((left, top))
+
+    def boxes_to_grid(self, boxes: Tensor) -> Tensor:
+        """(..., 4) x0, y0, x1, y1 in native pixels -> grid pixels."""
+        return self.points_to_grid(boxes.unflatten(-1, (2, 2))).flatten(-2)
+
+
+def plan(native: tuple[int, int], side: int, policy: Policy) -> Grid:
+    """Where a picture of `native` (h, w) lies on the S x S grid under `policy`.
+
+    Raises:
+        ConfigError: unknown policy.
+    """
+    h, w = native
+    if policy == "longest_side":
+        scale = side / max(h, w)
+        return Grid(native, side, (max(1, int(h * scale + 0.5)), max(1, int(w * scale + 0.5))))
+    if policy == "pad_or_stretch" and h < side and w < side:
+        return Grid(native, side, native, ((side - h) // 2, (side - w) // 2))
+    if policy in ("pad_or_stretch", "stretch"):
+        return Grid(native, side, (side, side))
+    raise ConfigError(f"unknown resize policy {policy!r}; known are longest_side, pad_or_stretch, stretch")
+
+
+def to_grid(image: Tensor, grid: Grid, interpolation: Interpolation = "bilinear", fill: float = 0.0) -> Tensor:
+    """(B, C, h, w) on native pixels -> (B, C, S, S); what the picture does not cover is `fill`.
+
+    "nearest" takes source index floor(dst * in / out), as the originals of SAM-Med2D do; "bilinear" is antialiased
+    when it shrinks, as SAM's own resizing is. Integer tensors (labels) must use "nearest".
+    """
+    if tuple(image.shape[-2:]) != grid.native:
+        raise ValueError(f"picture of {tuple(image.shape[-2:])} does not belong to a grid of {grid.native}")
+    if grid.content != grid.native:
+        if interpolation == "nearest":
+            rows = torch.arange(grid.content[0], device=image.device) * grid.native[0] // grid.content[0]
+            cols = torch.arange(grid.content[1], device=image.device) * grid.native[1] // grid.content[1]
+            image = image[..., rows[:, None], cols]
+        else:
+            image = F.interpolate(image, grid.content, mode="bilinear", align_corners=False, antialias=True)
+    top, left = grid.offset
+    bottom, right = grid.side - top - grid.content[0], grid.side - left - grid.content[1]
+    return F.pad(image, (left, right, top, bottom), value=fill)
+
+
+def from_grid(logits: Tensor, grid: Grid) -> Tensor:
+    """(P, M, l, l) low-resolution logits -> float32 (P, M, h, w) on native pixels.
+
+    First to S x S, then the padding is cut away, then to the native size if that differs: the order in which SAM and
+    SAM-Med2D do it. Bilinear without corner alignment, in float32.
+    """
+    logits = F.interpolate(logits.float(), (grid.side, grid.side), mode="bilinear", align_corners=False)
+    top, left = grid.offset
+    logits = logits[..., top : top + grid.content[0], left : left + grid.content[1]]
+    if grid.content != grid.native:
+        logits = F.interpolate(logits, grid.native, mode="bilinear", align_corners=False)
+    return logits

@@ -1,0 +1,1 @@
+"""The zoo: importing this package makes every method known by its class name."""

@@ -1,0 +1,147 @@
+"""The seam: what every method of the zoo offers to training and evaluation.
+
+A method is a LightningModule that knows its network and its own training step, and nothing of data sets, regimes or
+scores. The evaluation session calls `prepare`, `encode` once per image, then `decode` as often as a regime asks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from samzoo.errors import WeightsError
+from samzoo.geometry import Grid
+from samzoo.types import Batch, Embedding, MethodSpec, Prompts, State
+
+BASE_HASH_KEY = "samzoo_base_sha256"
+
+
+class Method(LightningModule):
+    """Base of all methods.
+
+    Args:
+        num_classes: number of foreground classes; linked from the data set by the command line.
+        class_names: their names, in the order of their label values; linked likewise.
+    """
+
+    spec: ClassVar[MethodSpec]
+
+    def __init__(self, num_classes: int = 1, class_names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.class_names = tuple(class_names)
+        self.base_sha256: str | None = None
+        """Hash of the pretrained file that the frozen part came from; None if there was none."""
+
+    # --- what evaluation calls ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, image: Tensor, size: Tensor, spacing: Tensor) -> tuple[Tensor, list[Grid]]:
+        """Lay native units on the method's own grid: resize, channels, pixel statistics.
+
+        Args:
+            image: (B, C, *S) in [0, 1], padded at the far end.
+            size: int64 (B, len(S)), true extents.
+            spacing: (B, len(S)) mm.
+
+        Returns:
+            network input x, its first axis B, and one `Grid` per unit to take logits back.
+        """
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Embedding:
+        """Network input -> embedding, without any prompt; computed once per image for all classes and regimes."""
+
+    @abstractmethod
+    def decode(
+        self, embedding: Embedding, prompts: Prompts | None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Answer prompts on embeddings, never seeing labels.
+
+        Args:
+            embedding: of a batch of images, as `encode` returned it.
+            prompts: on the method's grid; None only for methods whose spec has "auto".
+            state: what the previous call for the *same* prompts returned (rows belong to prompts), or None at first.
+
+        Returns:
+            logits (P, 1, l, l) on the method's (possibly coarser) grid, one row per prompt; and the new state, whose
+            tensors have P rows. Without prompts: (B, num_classes, ...) class logits.
+        """
+
+    # --- what is trained -----------------------------------------------------------------------------------------
+
+    def frozen_modules(self) -> Sequence[nn.Module]:
+        """Modules that stay in eval mode whatever `train()` says."""
+        return ()
+
+    def train(self, mode: bool = True) -> Method:
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+    # --- hooks: the protocol callback scores whole cases, so these only satisfy Lightning ------------------------------
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        raise NotImplementedError(f"{self.spec.name} is not trained; use `samzoo test --zero-shot`")
+
+    # --- checkpoints hold only what was trained -----------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop what the base file can restore, and note that file's hash. Without a base file everything is kept."""
+        checkpoint[BASE_HASH_KEY] = self.base_sha256
+        if self.base_sha256 is not None:
+            frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the base hash and put the frozen part, which the file leaves out, back in.
+
+        Raises:
+            WeightsError: the checkpoint was trained on other base weights than those loaded now.
+        """
+        expected = checkpoint.get(BASE_HASH_KEY)
+        if expected != self.base_sha256:
+            raise WeightsError(
+                f"the checkpoint was trained on base weights with sha256 {expected or '(none: random)'}, "
+                f"but {self.base_sha256 or '(none: random)'} are loaded; set model.weights to the file it was trained on"
+            )
+        if expected is not None:
+            frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
+            own = checkpoint["state_dict"]
+            checkpoint["state_dict"] = own | {k: v.detach() for k, v in frozen.items() if k not in own}
+
+    def count_parameters(self) -> tuple[int, int]:
+        """(total, trained)"""
+        return sum(p.numel() for p in self.parameters()), sum(p.numel() for p in self.trainable_parameters())
+
+
+def select_rows(embedding: Embedding, rows: Tensor) -> Embedding:
+    """The given rows of every tensor of an embedding."""
+    if isinstance(embedding, Tensor):
+        return embedding[rows]
+    return tuple(t[rows] for t in embedding)
+
+
+def concatenate(parts: Sequence[Embedding]) -> Embedding:
+    """Embeddings of several batches as one."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
