@@ -58,9 +58,7 @@ class Method(LightningModule):
         """Network input -> embedding, without any prompt; computed once per image for all classes and regimes."""
 
     @abstractmethod
-    def decode(
-        self, embedding: Embedding, prompts: Prompts | None, state: State | None = None
-    ) -> tuple[Tensor, State]:
+    def decode(self, embedding: Embedding, prompts: Prompts | None, state: State | None = None) -> tuple[Tensor, State]:
         """Answer prompts on embeddings, never seeing labels.
 
         Args:
