@@ -86,7 +86,7 @@ class Method(LightningModule):
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
-    # --- hooks: the protocol callback scores whole cases, so these only satisfy Lightning ------------------------------
+    # --- hooks: the protocol callback scores whole cases, so these only satisfy Lightning -----------------------------
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         return None
@@ -119,7 +119,7 @@ class Method(LightningModule):
         if expected != self.base_sha256:
             raise WeightsError(
                 f"the checkpoint was trained on base weights with sha256 {expected or '(none: random)'}, "
-                f"but {self.base_sha256 or '(none: random)'} are loaded; set model.weights to the file it was trained on"
+                f"but {self.base_sha256 or '(none: random)'} are loaded; set model.weights to the file of the training"
             )
         if expected is not None:
             frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
