@@ -1,0 +1,117 @@
+"""Prompts of many masks at once, as tensors: what training simulates on the device.
+
+All draws come from one generator, which may live on the CPU whatever the device of the masks: the same generator then
+gives the same prompts everywhere. Coordinates are x, y in pixels of the masks' grid. The distributions are those of
+SAM-Med2D (arXiv 2308.16184 and its reference implementation).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+
+def random_error_clicks(
+    prediction: Tensor, target: Tensor, n: int, generator: torch.Generator | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`n` pixels per mask, uniform over the error region with replacement.
+
+    Args:
+        prediction, target: bool (P, H, W) or (P, 1, H, W).
+        valid: bool of the same shape; errors outside do not count. None: all count.
+
+    Returns:
+        points float32 (P, n, 2) in x, y; labels int64 (P, n): 1 where the target is foreground, 0 where it is not, -1
+        (and the point 0, 0) for a mask without any error.
+    """
+    prediction, target = _flat(prediction), _flat(target)
+    error = prediction[0] != target[0]
+    if valid is not None:
+        error &= _flat(valid)[0]
+    index, found = _draw(error, n, generator)
+    labels = target[0].gather(1, index).long()
+    points = _points(index, width=target[1])
+    return torch.where(found[..., None], points, 0.0), torch.where(found, labels, -1)
+
+
+def random_foreground_click(target: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """One uniformly drawn foreground pixel per mask; a background pixel with label 0 where the mask is empty.
+
+    Args:
+        target: bool (P, H, W) or (P, 1, H, W).
+
+    Returns:
+        points float32 (P, 1, 2) in x, y; labels int64 (P, 1).
+    """
+    flat, width = _flat(target)
+    present = flat.any(dim=1, keepdim=True)
+    index, _ = _draw(flat | ~present, 1, generator)
+    return _points(index, width), present.long()
+
+
+def mask_boxes(target: Tensor, largest_part: bool = False) -> Tensor:
+    """The tight box of each mask, float32 (P, 4) in x0, y0, x1, y1, the far corner one past the last pixel.
+
+    Args:
+        target: bool (P, H, W) or (P, 1, H, W).
+        largest_part: only the largest 8-connected part counts, as in SAM-Med2D (labelled on the CPU).
+
+    An empty mask gets the box of the whole picture.
+    """
+    height, width = target.shape[-2:]
+    target = target.reshape(-1, height, width).bool()
+    if largest_part:
+        target = torch.from_numpy(np.stack([largest_component(m) for m in target.cpu().numpy()])).to(target.device)
+    near_far = []
+    for axis, extent in ((1, width), (2, height)):
+        line = target.any(dim=axis).byte()  # argmax gives the first of equal values, hence 0 for an empty line
+        near_far.append((line.argmax(1), extent - line.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = near_far
+    return torch.stack((x0, y0, x1, y1), dim=1).float()
+
+
+def jitter_boxes(boxes: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """SAM-Med2D's training noise: one integer shift for x and one for y, both corners together, not clipped.
+
+    Uniform on {-m, ..., m - 1} with m = min(5, int(0.5 * min(width, height))), 0 where m is 0.
+
+    Args:
+        boxes: (P, 4) x0, y0, x1, y1.
+    """
+    limit = ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1, keepdim=True) * 0.5).floor().clamp(0, 5)
+    shift = (_rand((len(boxes), 2), generator, boxes.device) * 2 * limit).floor() - limit
+    return boxes + shift.to(boxes.dtype).repeat(1, 2)
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest part of a bool mask (any dimension; neighbours may touch at corners); of equals, the first one."""
+    parts, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    if count < 2:
+        return mask
+    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
+
+
+def _flat(mask: Tensor) -> tuple[Tensor, int]:
+    """bool (P, H * W) and W."""
+    return mask.reshape(mask.shape[0], -1).bool(), mask.shape[-1]
+
+
+def _rand(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """float64 in [0, 1), drawn where the generator lives."""
+    where = device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=where, dtype=torch.float64).to(device)
+
+
+def _draw(mask: Tensor, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """`n` true positions per row of a bool (P, L), uniform with replacement: index (P, n), found (P, n)."""
+    ranks = mask.cumsum(dim=1)
+    count = ranks[:, -1:]
+    wanted = (_rand((len(mask), n), generator, mask.device) * count).long() + 1  # the wanted-th true position
+    index = torch.searchsorted(ranks, wanted).clamp(max=mask.shape[1] - 1)
+    return index, (count > 0).expand(-1, n)
+
+
+def _points(index: Tensor, width: int) -> Tensor:
+    return torch.stack((index % width, index // width), dim=-1).float()

@@ -1,0 +1,67 @@
+import torch
+
+from samzoo.prompts.batched import jitter_boxes, mask_boxes, random_error_clicks, random_foreground_click
+
+
+def generator():
+    return torch.Generator().manual_seed(3)
+
+
+def test_error_clicks_lie_in_the_error_and_carry_the_targets_label():
+    target = torch.zeros(2, 1, 12, 20, dtype=torch.bool)
+    target[0, 0, 3, 15] = True  # missed
+    prediction = torch.zeros_like(target)
+    prediction[1, 0, 8, 2] = True  # extra
+    points, labels = random_error_clicks(prediction, target, 5, generator())
+    assert points.shape == (2, 5, 2) and points.dtype == torch.float32
+    assert (points[0] == torch.tensor([15.0, 3.0])).all() and (labels[0] == 1).all()
+    assert (points[1] == torch.tensor([2.0, 8.0])).all() and (labels[1] == 0).all()
+
+
+def test_error_clicks_without_error_or_outside_the_valid_part_have_label_minus_one():
+    target = torch.zeros(2, 7, 9, dtype=torch.bool)
+    target[1, 2, 2] = True
+    valid = torch.ones_like(target)
+    valid[1, 2, 2] = False
+    _, labels = random_error_clicks(torch.zeros_like(target), target, 3, generator(), valid)
+    assert (labels == -1).all()
+
+
+def test_error_clicks_are_uniform():
+    target = torch.zeros(1, 4, 4, dtype=torch.bool)
+    target[0, 1] = True
+    points, _ = random_error_clicks(torch.zeros_like(target), target, 8000, generator())
+    assert (points[0, :, 1] == 1).all()
+    assert (torch.bincount(points[0, :, 0].long(), minlength=4) / 8000 - 0.25).abs().max() < 0.03
+
+
+def test_first_click_is_foreground_or_else_labelled_background():
+    target = torch.zeros(2, 1, 10, 6, dtype=torch.bool)
+    target[0, 0, 9, 5] = True
+    points, labels = random_foreground_click(target, generator())
+    assert points[0, 0].tolist() == [5.0, 9.0] and labels.tolist() == [[1], [0]]
+
+
+def test_boxes_of_all_parts_of_the_largest_part_and_of_nothing():
+    target = torch.zeros(2, 16, 24, dtype=torch.bool)
+    target[0, 2:5, 3:9] = True
+    target[0, 5:7, 9:11] = True  # touches at a corner: the same part
+    target[0, 14, 20] = True
+    assert mask_boxes(target).tolist() == [[3, 2, 21, 15], [0, 0, 24, 16]]
+    assert mask_boxes(target, largest_part=True).tolist() == [[3, 2, 11, 7], [0, 0, 24, 16]]
+
+
+def test_jitter_moves_corners_together_within_the_limits():
+    boxes = torch.tensor([[30.0, 20, 50, 40], [5, 5, 6, 9], [10, 10, 16, 90]]).repeat(2000, 1)
+    shift = jitter_boxes(boxes, generator()) - boxes
+    assert (shift[:, :2] == shift[:, 2:]).all()
+    large, tiny, narrow = shift[0::3], shift[1::3], shift[2::3]
+    assert set(large[:, 0].tolist()) == set(range(-5, 5)) and set(large[:, 1].tolist()) == set(range(-5, 5))
+    assert (tiny == 0).all() and set(narrow[:, 1].tolist()) == set(range(-3, 3))
+
+
+def test_the_same_generator_gives_the_same_prompts():
+    target = torch.rand(3, 1, 16, 16, generator=generator()) > 0.5
+    for draw in (lambda g: random_foreground_click(target, g), lambda g: random_error_clicks(~target, target, 4, g)):
+        first, second = draw(generator()), draw(generator())
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
