@@ -1,0 +1,235 @@
+"""Records: one row per case, class, regime and step. Needs no torch.
+
+In a file an undefined value is an empty cell, never 0 or -1. Means are taken over the classes of a case first, then
+over cases; undefined values are left out of both.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import get_type_hints
+
+from samzoo.errors import DataError
+
+ORDER_OF_AVERAGING = "mean over the classes of a case, then over cases; undefined values are left out"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one method achieved on one class of one case after one step of one regime.
+
+    Args:
+        effort: human actions spent on this class so far; the effort of a case is the sum over its classes.
+        oracle_classes: the regime was told which classes are present.
+        oracle_slices: what it was told about where: none, range (first and last slice), each (slice).
+        tp, fp, fn: voxels on the native grid, ignored ones left out.
+        dice, iou, nsd_1mm, nsd_2mm: in [0, 1]; None is undefined (both empty) or not asked for.
+        hd95_mm: mm; None where truth or prediction is empty, or not asked for.
+        encode_seconds, decode_seconds: spent on this step by the case, all classes together (each class repeats them);
+            slices encoded for an earlier regime cost nothing again.
+    """
+
+    dataset: str
+    method: str
+    case_id: str
+    patient: str
+    class_id: int
+    class_name: str
+    regime: str
+    step: int
+    effort: int
+    oracle_classes: bool
+    oracle_slices: str
+    tp: int
+    fp: int
+    fn: int
+    dice: float | None
+    iou: float | None
+    nsd_1mm: float | None
+    nsd_2mm: float | None
+    hd95_mm: float | None
+    encode_seconds: float
+    decode_seconds: float
+
+    @property
+    def key(self) -> tuple[str, int, str, int]:
+        """(case, class, regime, step): unique within a file."""
+        return self.case_id, self.class_id, self.regime, self.step
+
+    @property
+    def false_positive(self) -> bool:
+        """Something was found of a class that the case does not have."""
+        return self.tp + self.fn == 0 and self.fp > 0
+
+    @property
+    def sort_key(self) -> tuple[str, str, int, int]:
+        return self.case_id, self.regime, self.step, self.class_id
+
+
+COLUMNS = tuple(f.name for f in fields(Record))
+METRICS = ("dice", "iou", "nsd_1mm", "nsd_2mm", "hd95_mm")
+TIME_COLUMNS = ("encode_seconds", "decode_seconds")
+"""The only columns that differ when an evaluation is repeated."""
+
+
+def deduplicate(records: Iterable[Record]) -> list[Record]:
+    """The first record of each key, in the order of files: a distributed sampler may have repeated cases."""
+    unique: dict[tuple, Record] = {}
+    for record in records:
+        unique.setdefault(record.key, record)
+    return sorted(unique.values(), key=lambda r: r.sort_key)
+
+
+def write_records(path: str | Path, records: Sequence[Record]) -> None:
+    """Write a CSV, whole or not at all.
+
+    Raises:
+        DataError: two records with the same key, or the file can't be written.
+    """
+    seen: set[tuple] = set()
+    for record in records:
+        if record.key in seen:
+            raise DataError(f"{path}: two records for case, class, regime, step {record.key}")
+        seen.add(record.key)
+
+    def write(file) -> None:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(getattr(r, name)) for name in COLUMNS] for r in records)
+
+    write_atomically(path, write)
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read a CSV written by `write_records`.
+
+    Raises:
+        DataError: missing file, missing or unknown column, a cell of the wrong type, a duplicate key; names the line.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: records can't be read: {error}") from error
+    header = rows[0] if rows else []
+    if missing := [c for c in COLUMNS if c not in header]:
+        near = [f"{c} (found {m[0]!r})" if (m := difflib.get_close_matches(c, header, n=1)) else c for c in missing]
+        raise DataError(f"{path}: column missing: {', '.join(near)}; was the file written by another version?")
+    if unknown := [c for c in header if c not in COLUMNS] or len(header) != len(COLUMNS):
+        raise DataError(f"{path}: unknown or repeated columns: {unknown if isinstance(unknown, list) else header}")
+    records: list[Record] = []
+    lines: dict[tuple, int] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {number}: {len(row)} cells, the header has {len(header)}")
+        values = {name: _parse(path, number, name, cell) for name, cell in zip(header, row, strict=True)}
+        record = Record(**values)
+        if record.key in lines:
+            raise DataError(f"{path}, line {number}: same case, class, regime and step as line {lines[record.key]}")
+        lines[record.key] = number
+        records.append(record)
+    return records
+
+
+def aggregate(records: Iterable[Record], metric: str) -> dict[tuple[str, int], float | None]:
+    """Mean of a metric per (regime, step): over the classes of a case, then over cases; None if undefined throughout.
+
+    `metric` may also be "effort": summed over the classes of a case, then averaged over cases.
+    """
+    if metric != "effort" and metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; known are effort, {', '.join(METRICS)}")
+    within: Callable = sum if metric == "effort" else mean
+    cases: dict[tuple[str, int], dict[str, list]] = {}
+    for record in records:
+        value = getattr(record, metric)
+        values = cases.setdefault((record.regime, record.step), {}).setdefault(record.case_id, [])
+        if value is not None:
+            values.append(value)
+    return {key: mean([within(v) for v in by_case.values() if v]) for key, by_case in cases.items()}
+
+
+def area_under_clicks(records: Iterable[Record], metric: str) -> dict[str, float]:
+    """Trapezoidal area under the mean of a metric over the click steps (step 1 and later), per regime with such steps.
+
+    Not normalised, as in the CVPR 2025 challenge on interactive segmentation: five clicks reach 4 at most.
+    """
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for (regime, step), value in sorted(aggregate(records, metric).items()):
+        if step >= 1 and value is not None:
+            curves.setdefault(regime, []).append((step, value))
+    return {
+        regime: sum((b - a) * (u + v) / 2 for (a, u), (b, v) in pairwise(curve))
+        for regime, curve in curves.items()
+        if len(curve) > 1
+    }
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def write_atomically(path: str | Path, write: Callable, mode: str = "w") -> None:
+    """Let `write(file)` fill a file that appears whole or not at all; what was there before survives a failure.
+
+    Raises:
+        DataError: the file can't be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text) as file:
+            temporary = file.name
+            write(file)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+_TYPES = get_type_hints(Record)
+
+
+def _parse(path: Path, line: int, name: str, cell: str):
+    kind = _TYPES[name]
+    try:
+        if kind is str:
+            return cell
+        if kind is bool:
+            return {"0": False, "1": True}[cell]
+        if kind is int:
+            return int(cell)
+        if cell == "" and kind == (float | None):
+            return None
+        value = float(cell)
+        if value != value or value in (float("inf"), float("-inf")) or value < 0:
+            raise ValueError
+        return value
+    except (ValueError, KeyError):
+        raise DataError(f"{path}, line {line}, column {name}: {cell!r} is not what belongs there") from None

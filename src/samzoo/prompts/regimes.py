@@ -1,0 +1,230 @@
+"""Regimes: how the prompts of a case come about, and what they cost a human.
+
+A regime is asked for the first prompt of a class, then for the next one given what the method has answered. It is pure:
+the same truth, predictions and seed give the same prompts. Effort is counted in human actions: a click is 1, a box
+(2D or 3D) is 2, boxes interpolated between others are free. A picture is a case of depth 1, for which the regimes per
+slice and those in 3D coincide.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from samzoo.errors import ConfigError
+from samzoo.prompts.simulate import corrective_click, prompt_rng, random_foreground_click, tight_box
+from samzoo.types import Box, CasePrompt, Click
+
+CLICK_EFFORT = 1
+BOX_EFFORT = 2
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A way to prompt.
+
+    Args:
+        name: as it stands in records.
+        kinds: prompt kinds that a method must understand; {"auto"} is the regime without prompts.
+        effort_rule: in words.
+        oracle_classes: it was told which classes are present.
+        oracle_slices: what it was told about where they are: "none", "range" (first and last slice), "each" slice.
+        scored: the steps whose result is recorded. Steps count the clicks (or rounds of clicks) made so far.
+        start: step of the first prompt.
+        first_boxes: box prompts of the first step, from the truth; None if it starts with clicks.
+        per_slice: clicks are made on each slice with foreground; otherwise one click in the whole case.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    effort_rule: str
+    oracle_classes: bool = True
+    oracle_slices: str = "each"
+    scored: tuple[int, ...] = (0,)
+    start: int = 0
+    first_boxes: Callable[[np.ndarray], tuple[tuple[Box, ...], int]] | None = None
+    per_slice: bool = False
+
+    @property
+    def auto(self) -> bool:
+        return "auto" in self.kinds
+
+    @property
+    def last(self) -> int:
+        return max(self.scored)
+
+    def first(
+        self, truth: np.ndarray, class_id: int, spacing: Sequence[float], seed: int, case_id: str
+    ) -> CasePrompt | None:
+        """The prompt of step `start`.
+
+        Args:
+            truth: bool (D, H, W), the class's ground truth.
+            spacing: (3,) mm.
+
+        Returns:
+            None if the class is not in the case: nobody would prompt for it.
+        """
+        if self.auto:
+            raise ValueError("regime auto has no prompts")
+        if not truth.any():
+            return None
+        if self.first_boxes is not None:
+            boxes, drawn = self.first_boxes(truth)
+            return CasePrompt(class_id, boxes=boxes, effort=BOX_EFFORT * drawn)
+        rng = prompt_rng(case_id, class_id, seed)
+        if self.per_slice:
+            clicks = tuple(
+                Click(z, y, x, True)
+                for z in foreground_slices(truth)
+                for x, y in [random_foreground_click(truth[z], rng)]
+            )
+        else:
+            x, y, z = random_foreground_click(truth, rng)
+            clicks = (Click(z, y, x, True),)
+        return CasePrompt(class_id, clicks=clicks, effort=CLICK_EFFORT * len(clicks))
+
+    def next(
+        self, prompt: CasePrompt, truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]
+    ) -> CasePrompt:
+        """The prompt after one more click (or one more on each slice); the same prompt where there is no error.
+
+        Args:
+            prediction: bool (D, H, W), the method's answer to `prompt`. Voxels to be ignored must be False in both.
+        """
+        clicks = []
+        if self.per_slice:
+            for z in foreground_slices(truth):
+                if found := corrective_click(truth[z], prediction[z], tuple(spacing[1:])):
+                    (x, y), positive = found
+                    clicks.append(Click(z, y, x, positive))
+        elif found := corrective_click(truth, prediction, tuple(spacing)):
+            (x, y, z), positive = found
+            clicks.append(Click(z, y, x, positive))
+        if not clicks:
+            return prompt
+        return replace(prompt, clicks=prompt.clicks + tuple(clicks), effort=prompt.effort + CLICK_EFFORT * len(clicks))
+
+
+def foreground_slices(truth: np.ndarray) -> list[int]:
+    """Indices of the slices (axis 0) that hold foreground."""
+    return np.flatnonzero(truth.any(axis=(1, 2))).tolist()
+
+
+def boxes_per_slice(truth: np.ndarray) -> tuple[tuple[Box, ...], int]:
+    """A tight box on each slice with foreground; boxes and how many of them a human draws."""
+    boxes = tuple(_slice_box(truth, z) for z in foreground_slices(truth))
+    return boxes, len(boxes)
+
+
+def box_3d(truth: np.ndarray) -> tuple[tuple[Box, ...], int]:
+    """One tight box around the whole structure."""
+    x0, y0, z0, x1, y1, z1 = tight_box(truth)
+    return (Box(z0, y0, x0, z1, y1, x1),), 1
+
+
+def interpolated_boxes(truth: np.ndarray, drawn: int) -> tuple[tuple[Box, ...], int]:
+    """Tight boxes on `drawn` foreground slices, evenly spread from first to last, linearly interpolated between."""
+    slices = foreground_slices(truth)
+    keys = sorted({slices[round(i)] for i in np.linspace(0, len(slices) - 1, drawn)})
+    corners = {z: np.array(tight_box(truth[z]), dtype=float) for z in keys}
+    boxes = [_as_box(keys[0], corners[keys[0]])]
+    for a, b in pairwise(keys):
+        for z in range(a + 1, b + 1):
+            t = (z - a) / (b - a)
+            boxes.append(_as_box(z, (1 - t) * corners[a] + t * corners[b]))
+    return tuple(boxes), len(keys)
+
+
+def _slice_box(truth: np.ndarray, z: int) -> Box:
+    return _as_box(z, np.array(tight_box(truth[z]), dtype=float))
+
+
+def _as_box(z: int, corners: np.ndarray) -> Box:
+    x0, y0, x1, y1 = (int(v) for v in np.floor(corners + 0.5))
+    return Box(z, y0, x0, z + 1, max(y1, y0 + 1), max(x1, x0 + 1))
+
+
+def _auto() -> Regime:
+    return Regime("auto", frozenset({"auto"}), "0", oracle_classes=False, oracle_slices="none")
+
+
+def _box_per_slice() -> Regime:
+    rule = "2 for each slice with foreground"
+    return Regime("box_per_slice", frozenset({"box"}), rule, first_boxes=boxes_per_slice)
+
+
+def _clicks_per_slice(steps: int = 5, scored: tuple[int, ...] | None = None) -> Regime:
+    scored = scored or tuple(range(1, steps + 1, 2))
+    rule = "1 for each click on each slice with foreground (none where there is no error)"
+    return Regime("clicks_per_slice", frozenset({"click"}), rule, scored=scored, start=1, per_slice=True)
+
+
+def _box_3d() -> Regime:
+    return Regime("box_3d", frozenset({"box"}), "2 for the 3D box", oracle_slices="range", first_boxes=box_3d)
+
+
+def _box_slices(count: int) -> Regime:
+    return Regime(
+        f"box_{count}_slices",
+        frozenset({"box"}),
+        f"2 for each of the {count} boxes drawn (fewer on structures of fewer slices); interpolated boxes are free",
+        oracle_slices="range",
+        first_boxes=lambda truth: interpolated_boxes(truth, count),
+    )
+
+
+def _box_clicks_3d(steps: int = 5) -> Regime:
+    return Regime(
+        "box_clicks_3d",
+        frozenset({"box", "click"}),
+        "2 for the 3D box, 1 for each corrective click in the volume",
+        oracle_slices="range",
+        scored=tuple(range(steps + 1)),
+        first_boxes=box_3d,
+    )
+
+
+def _box_clicks_per_slice(steps: int = 5) -> Regime:
+    return Regime(
+        "box_clicks_per_slice",
+        frozenset({"box", "click"}),
+        "2 for the box and 1 for each corrective click on each slice with foreground",
+        scored=tuple(range(steps + 1)),
+        first_boxes=boxes_per_slice,
+        per_slice=True,
+    )
+
+
+REGIMES: dict[str, Callable[..., Regime]] = {
+    "auto": _auto,
+    "box_per_slice": _box_per_slice,
+    "clicks_per_slice": _clicks_per_slice,
+    "box_3d": _box_3d,
+    "box_3_slices": lambda: _box_slices(3),
+    "box_5_slices": lambda: _box_slices(5),
+    "box_clicks_3d": _box_clicks_3d,
+    "box_clicks_per_slice": _box_clicks_per_slice,
+}
+"""Factories by name; keyword arguments (`steps`) vary them."""
+
+
+def make_regime(name: str, **settings: int) -> Regime:
+    """A regime by its name.
+
+    Raises:
+        ConfigError: unknown name (with the nearest right ones) or settings that it does not take.
+    """
+    if name not in REGIMES:
+        near = difflib.get_close_matches(name, REGIMES, n=3, cutoff=0.4) or sorted(REGIMES)
+        raise ConfigError(f"unknown regime {name!r}; did you mean {', '.join(near)}?")
+    if settings.get("steps", 1) < 1:
+        raise ConfigError(f"regime {name} needs at least 1 step, got {settings['steps']}")
+    try:
+        return REGIMES[name](**settings)
+    except TypeError:
+        raise ConfigError(f"regime {name} does not take {', '.join(sorted(settings))}") from None

@@ -1,0 +1,118 @@
+"""Where a human would click or draw: pure functions on masks, 2D and 3D alike.
+
+Masks are bool numpy arrays of 2 or 3 axes, (H, W) or (D, H, W). Coordinates come back as SAM writes them, x, y (, z):
+the reverse of the axis order. A click names a pixel by its index; the far corner of a box is one past the last pixel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from scipy import ndimage
+
+from samzoo.prompts.batched import largest_component
+
+__all__ = ["corrective_click", "jitter_box", "largest_component", "prompt_rng", "random_foreground_click", "tight_box"]
+
+
+def prompt_rng(case_id: str, class_id: int, seed: int) -> np.random.Generator:
+    """The generator of the first prompts of one class of one case: the same for every method, machine and order."""
+    digest = hashlib.sha256(f"{case_id}\0{class_id}\0{seed}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def tight_box(mask: np.ndarray, largest_part: bool = False) -> tuple[int, ...] | None:
+    """The smallest box around a mask.
+
+    Args:
+        largest_part: only the largest part counts (neighbours may touch at corners), as SAM-Med2D does in training.
+
+    Returns:
+        x0, y0 (, z0), x1, y1 (, z1), the far corner one past the last pixel; None for an empty mask.
+    """
+    if not mask.any():
+        return None
+    if largest_part:
+        mask = largest_component(mask)
+    near, far = [], []
+    for axis in reversed(range(mask.ndim)):
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        near.append(int(line[0]))
+        far.append(int(line[-1]) + 1)
+    return (*near, *far)
+
+
+def jitter_box(
+    box: tuple[int, ...], rng: np.random.Generator, clip_to: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
+    """SAM-Med2D's training noise: one integer shift for x and one for y, both corners together.
+
+    Uniform on {-m, ..., m - 1} with m = min(5, int(0.5 * min(width, height))), 0 if m is 0. A 3D box keeps its slices.
+
+    Args:
+        box: as `tight_box` gives it.
+        clip_to: shape of the image in axis order; the original does not clip, and the box may leave the picture.
+    """
+    dim = len(box) // 2
+    near, far = np.array(box[:dim]), np.array(box[dim:])
+    limit = min(5, int(0.5 * (far - near)[:2].min()))
+    if limit:
+        shift = rng.integers(-limit, limit, size=2)
+        near[:2] += shift
+        far[:2] += shift
+    if clip_to is not None:
+        extent = np.array(clip_to[::-1])
+        near, far = np.clip(near, 0, extent - 1), np.clip(far, 1, extent)
+    return (*near.tolist(), *far.tolist())
+
+
+def random_foreground_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, ...] | None:
+    """A uniformly drawn foreground pixel x, y (, z); None for an empty mask."""
+    index = np.flatnonzero(mask)
+    if not len(index):
+        return None
+    return tuple(int(i) for i in np.unravel_index(index[rng.integers(len(index))], mask.shape)[::-1])
+
+
+def corrective_click(
+    truth: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[tuple[int, ...], bool] | None:
+    """The next click of somebody who corrects the largest error first, at its centre.
+
+    Missed and extra voxels form components of their own (neighbours may touch at corners). The largest component by
+    voxels (of equals: missed before extra, then the first) is clicked at the largest Euclidean distance in mm to its
+    border, where the border of the array counts as border; of equal distances, the one nearest to their common centre.
+
+    Args:
+        spacing: mm per axis, in axis order. Arrays of depth 1 are treated as pictures.
+
+    Returns:
+        (x, y (, z)), True for a missed (foreground) and False for an extra (background) voxel; None without error.
+    """
+    if truth.ndim == 3 and truth.shape[0] == 1:
+        found = corrective_click(truth[0], prediction[0], spacing[1:])
+        return found and ((*found[0], 0), found[1])
+    best: tuple[int, np.ndarray, tuple[slice, ...], bool] | None = None
+    for positive, error in ((True, truth & ~prediction), (False, prediction & ~truth)):
+        parts, count = ndimage.label(error, np.ones((3,) * error.ndim))
+        if not count:
+            continue
+        sizes = np.bincount(parts.ravel())[1:]
+        largest = int(sizes.argmax())
+        if best is None or sizes[largest] > best[0]:
+            where = ndimage.find_objects(parts)[largest]
+            best = int(sizes[largest]), parts[where] == largest + 1, where, positive
+    if best is None:
+        return None
+    _, component, where, positive = best
+    return _centre(component, where, spacing), positive
+
+
+def _centre(component: np.ndarray, where: tuple[slice, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
+    """x, y (, z) of the voxel of a (cropped) component that lies farthest from its border, in the whole array."""
+    distance = ndimage.distance_transform_edt(np.pad(component, 1), sampling=spacing)
+    ties = np.argwhere(distance >= distance.max() - 1e-6) - 1
+    offset = (ties - ties.mean(axis=0)) * np.asarray(spacing)
+    centre = ties[np.argmin((offset**2).sum(axis=1).round(9))]
+    return tuple(int(c + s.start) for c, s in zip(centre, where, strict=True))[::-1]
