@@ -1,0 +1,77 @@
+"""State dicts out of weights files, without ever running code that a file brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from samzoo.errors import WeightsError
+
+
+class _Inert:
+    """Stands in for an optimiser object: takes anything, keeps and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def _empty_dict(*_: Any) -> dict:
+    return {}
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a torch file (flat, or under "model").
+
+    SAM-Med2D's training writes {"model": state dict, "optimizer": the optimiser *object*}; such a file is opened with
+    inert stand-ins for the classes of torch.optim. Any other object in a file is refused.
+
+    Raises:
+        WeightsError: unreadable, not a state dict, or with objects other than tensors in it.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    try:
+        data = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # broken files fail in as many ways as there are bytes
+        raise WeightsError(f"{path} can't be read as weights ({_first_line(error)}); is it complete?") from error
+    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
+        data = data["model"]
+    if not isinstance(data, Mapping) or not data:
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors, or one under 'model')")
+    for key, value in data.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} holds no state dict: its entry {key!r} is a {type(value).__name__}, not a tensor"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise WeightsError(f"{path}: tensor {key!r} holds NaN or infinite values")
+    return dict(data)
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # the format before torch 1.6 can't be looked through beforehand
+        foreign = []
+    stand_ins: dict[str, Any] = {"builtins.dict": _Inert, "collections.defaultdict": _empty_dict}
+    refused = [name for name in foreign if not name.startswith("torch.optim.") and name not in stand_ins]
+    if refused:
+        raise WeightsError(
+            f"{path} holds code or objects that are not tensors and was not opened: {', '.join(sorted(refused))}. "
+            "If you trust its origin, save its tensors alone (a state dict by torch.save, or safetensors) and use that"
+        )
+    admitted = [(stand_ins.get(name, _Inert), name) for name in foreign]
+    with torch.serialization.safe_globals(admitted):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

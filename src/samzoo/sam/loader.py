@@ -1,0 +1,192 @@
+"""Pretrained weights into a `Sam`: translated, resized to its image size, and every tensor accounted for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from samzoo.errors import WeightsError
+from samzoo.sam.checkpoint import read_state_dict
+from samzoo.sam.config import ARCHITECTURES
+from samzoo.sam.model import Sam
+from samzoo.sam.weights import find_weights
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor.
+
+    Args:
+        source: as asked for.
+        path, sha256: the file and the hash of its bytes; `verified` if that hash was known beforehand.
+        loaded: taken as they are.
+        resized: fitted to the image size, with shapes in the file and in the model.
+        new: in the model only; they keep their initial values.
+        ignored: in the file only.
+    """
+
+    source: str
+    path: Path
+    sha256: str
+    verified: bool
+    loaded: tuple[str, ...]
+    resized: dict[str, tuple[Shape, Shape]]
+    new: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        changes = Counter(f"{re.sub(r'.*[.]', '', k)} {_by(a)} -> {_by(b)}" for k, (a, b) in self.resized.items())
+        resized = ", ".join(f"{count} x {change}" for change, count in changes.items())
+        return "\n".join(
+            [
+                f"weights {self.source} ({self.path})",
+                f"  sha256 {self.sha256} ({'verified' if self.verified else 'no published hash to compare with'})",
+                f"  loaded  {len(self.loaded)}",
+                f"  resized {len(self.resized)}{': ' if resized else ''}{resized}",
+                f"  new     {len(self.new)}{': ' if self.new else ''}{_patterns(self.new)}",
+                f"  ignored {len(self.ignored)}{': ' if self.ignored else ''}{_patterns(self.ignored)}",
+            ]
+        )
+
+
+def load_weights(
+    sam: Sam,
+    source: str | Path,
+    new: Callable[[str], bool] = lambda key: False,
+    ignore: Callable[[str], bool] = lambda key: False,
+    encoder_only: bool = False,
+) -> LoadReport:
+    """Fill `sam` from a file and print what was done; on an error `sam` is left as it was.
+
+    Position tables are resized bilinearly (no corner alignment, no antialiasing), relative positions of global blocks
+    linearly, each judged by shape. Files of timm's `samvit_*` (encoder only) are translated.
+
+    Args:
+        source: name in `WEIGHTS`, path, or url.
+        new: tells by key which parameters the file may lack (adapters, say).
+        ignore: tells by key what of the file may be left out.
+        encoder_only: accept a file without any prompt encoder and mask decoder, which then stay as they are.
+
+    Raises:
+        WeightsError: not to be had, unreadable, of another architecture, or with tensors that nothing explains.
+    """
+    file = find_weights(source)
+    state = _to_official_names(read_state_dict(file.path))
+    own = sam.state_dict()
+    held = {key: tensor for key, tensor in state.items() if key in own}
+    resized = {}
+    for key, tensor in held.items():
+        target = tuple(own[key].shape)
+        if tuple(tensor.shape) != target:
+            held[key] = _resize(file.path, key, tensor, state, own)
+            resized[key] = (tuple(tensor.shape), target)
+
+    missing = [key for key in own if key not in state]
+    bare = encoder_only and not any(key.startswith(("prompt_encoder.", "mask_decoder.")) for key in state)
+    unexplained = [k for k in missing if not (new(k) or (bare and not k.startswith("image_encoder.")))]
+    ignored = [key for key in state if key not in own]
+    unknown = [key for key in ignored if not (ignore(key) or key in ("pixel_mean", "pixel_std"))]
+    if unexplained or unknown:
+        raise WeightsError(_complaint(file.path, unexplained, unknown, state, own))
+
+    sam.load_state_dict(held, strict=False)
+    report = LoadReport(
+        source=str(source),
+        path=file.path,
+        sha256=file.sha256,
+        verified=file.verified,
+        loaded=tuple(key for key in held if key not in resized),
+        resized=resized,
+        new=tuple(missing),
+        ignored=tuple(ignored),
+    )
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not by every process of a node
+        print(report)
+    return report
+
+
+def _to_official_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's samvit_* hold the bare encoder, its MLP under other names."""
+    if "patch_embed.proj.weight" not in state:
+        return state
+    return {"image_encoder." + re.sub(r"\.mlp\.fc(\d)\.", r".mlp.lin\1.", k): v for k, v in state.items()}
+
+
+def _resize(path: Path, key: str, tensor: Tensor, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensor:
+    """The position table, or a global block's relative positions, at the model's image size."""
+    table = "image_encoder.pos_embed"
+    target = own[key].shape
+    if key == table and tensor.ndim == 4 and tensor.shape[-1] == target[-1]:
+        channels_first = tensor.float().permute(0, 3, 1, 2)
+        return F.interpolate(channels_first, tuple(target[1:3]), mode="bilinear", align_corners=False).permute(
+            0, 2, 3, 1
+        )
+    if (
+        key.endswith((".rel_pos_h", ".rel_pos_w"))
+        and tensor.ndim == 2
+        and tensor.shape[1] == target[1]
+        and table in state
+    ):
+        # Global on both sides? Then its length follows the grid; a window's does not, and must be equal.
+        axis = 1 if key.endswith("h") else 2
+        if (len(tensor), target[0]) == tuple(2 * t[table].shape[axis] - 1 for t in (state, own)):
+            length = int(target[0])
+            return F.interpolate(tensor.float().T[None], length, mode="linear", align_corners=False)[0].T
+    raise WeightsError(
+        f"{path} does not fit: tensor {key} is {_by(tensor.shape)} in the file and {_by(target)} in the model; "
+        f"the file looks like {_looks_like(state)}, the model like {_looks_like(own)}"
+    )
+
+
+def _complaint(
+    path: Path, missing: list[str], unknown: list[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> str:
+    parts = []
+    if not any(key in own for key in state):
+        parts.append("none of its tensors has a name that SAM knows")
+    elif missing and not any(key.startswith(("prompt_encoder.", "mask_decoder.")) for key in state):
+        parts.append(
+            "it holds an image encoder only, and nothing to answer prompts with: take whole SAM weights such as "
+            "sam_vit_b, or a method that trains the decoder"
+        )
+    if missing:
+        parts.append(f"it lacks {len(missing)} tensors of the model ({_patterns(missing)})")
+    if unknown:
+        parts.append(f"it holds {len(unknown)} tensors that the model does not have ({_patterns(unknown)})")
+    if any(".Adapter." in key for key in unknown):
+        parts.append("it has SAM-Med2D's adapters: load it into the method SAMMed2D")
+    parts.append(f"the file looks like {_looks_like(state)}, the model like {_looks_like(own)}")
+    return f"{path} does not fit: {'; '.join(parts)}"
+
+
+def _looks_like(state: Mapping[str, Tensor]) -> str:
+    """The likely architecture of a state dict, in words."""
+    patch, table = state.get("image_encoder.patch_embed.proj.weight"), state.get("image_encoder.pos_embed")
+    if patch is None or table is None or patch.ndim != 4 or table.ndim != 4:
+        return "no SAM"
+    width, side = patch.shape[0], patch.shape[-1]
+    blocks = {int(m[1]) for key in state if (m := re.match(r"image_encoder\.blocks\.(\d+)\.", key))}
+    names = [n for n, c in ARCHITECTURES.items() if (c.embed_dim, c.depth, c.patch_size) == (width, len(blocks), side)]
+    adapters = " with adapters" if any(".Adapter." in key for key in state) else ""
+    sizes = f"width {width}, {len(blocks)} blocks, patches of {side}, {table.shape[1] * side} px"
+    return f"{names[0] if names else 'no published SAM'}{adapters} ({sizes})"
+
+
+def _by(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _patterns(keys: Iterable[str], most: int = 6) -> str:
+    """Keys with block numbers left out, so that hundreds become a few."""
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", key) for key in keys)
+    shown = [f"{name} ({count})" if count > 1 else name for name, count in list(counts.items())[:most]]
+    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")

@@ -1,0 +1,12 @@
+"""Options of the whole suite; fixtures live in the folders that use them."""
+
+from pathlib import Path
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden-root",
+        type=Path,
+        default=Path(__file__).parent / "golden",
+        help="folder with golden vectors of the originals; every set below it is compared (default: tests/golden)",
+    )
