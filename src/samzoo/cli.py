@@ -1,0 +1,232 @@
+"""The command line: `samzoo VERB ...`. Torch is imported only by verbs that need it, and only once they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from samzoo import __version__, run_folder
+from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_config
+from samzoo.errors import ConfigError, SamzooError
+from samzoo.run_folder import Run
+
+SETTINGS_HELP = """
+Every setting of a config can be overridden: --model.init_args.lr 1e-3, --data.batch_size 4, --trainer.max_epochs 2,
+--protocol.seed 1; whole parts by name: --model methods/sam.yaml, --data datasets/phantom.yaml.
+`samzoo %(verb)s --help-all` lists all settings."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends in one message instead of a page of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def option_names(self) -> list[str]:
+        return [option.lstrip("-") for action in self._actions for option in action.option_strings]
+
+    def error(self, message: str) -> NoReturn:
+        if "unrecognized arguments: " in message:
+            word = message.split(": ", 1)[1].split()[0].split("=")[0]
+            message = f"there is no option {word}{did_you_mean(word.lstrip('-'), self.option_names())}"
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+# --- fit, validate, test, predict ----------------------------------------------------------------------
+
+
+def _training_parser(verb: str, description: str) -> _Parser:
+    parser = _Parser(prog=f"samzoo {verb}", description=description, epilog=SETTINGS_HELP % {"verb": verb})
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], metavar="NAME", help="config file, also by bare name"
+    )
+    parser.add_argument("--run", metavar="DIR", help="run folder to use" + (" or to make" if verb == "fit" else ""))
+    if verb == "fit":
+        parser.add_argument(
+            "--resume", action="store_true", help="continue the newest run (of --config, if given) at its last epoch"
+        )
+        parser.add_argument("--tensorboard", action="store_true", help="write a TensorBoard log as well")
+    else:
+        parser.add_argument("--ckpt", "--ckpt_path", metavar="FILE", help="checkpoint instead of the run's best")
+        parser.add_argument("--zero-shot", action="store_true", help="use the method as --config has it, untrained")
+    if verb == "predict":
+        parser.add_argument("--images", required=True, metavar="PATH", help="an image, or a folder of images")
+        parser.add_argument("--prompts", metavar="FILE", help="clicks and boxes as JSON (see README.md)")
+        parser.add_argument("--out", default="predictions", metavar="DIR", help="where to write (default: predictions)")
+        parser.add_argument("--overlays", action="store_true", help="write pictures of the result as well")
+    parser.add_argument("--help-all", action="store_true", help="list every setting")
+    return parser
+
+
+def _resolve_run(options: argparse.Namespace, verb: str) -> None:
+    """Fill in `run`, `ckpt` and `config` of the options from what is there under runs/."""
+    options.run_dir, options.run = options.run, None
+    options.name = "_".join(Path(n).stem for n in [*options.config, *options.part_files]) or "run"
+    options.tensorboard = getattr(options, "tensorboard", False)
+    ckpt = Path(options.ckpt) if getattr(options, "ckpt", None) else None
+    if ckpt and not ckpt.is_file():
+        raise UsageError(f"there is no checkpoint {ckpt}")
+    options.ckpt = ckpt
+    if verb == "fit":
+        if options.resume:
+            options.run = _find_run(options)
+            options.ckpt = options.run.last
+            options.config = [str(options.run.config)]
+        return
+    if options.zero_shot:
+        if ckpt:
+            raise UsageError("--zero-shot scores the method without a checkpoint: leave --ckpt out")
+        if not (options.config or options.part_files):
+            raise UsageError("--zero-shot needs --config NAME.yaml to know the method")
+        return
+    if ckpt and not options.run_dir:
+        folder = ckpt.parent.parent
+        if (folder / run_folder.CONFIG).is_file():
+            options.run = Run(folder)
+        elif options.config or options.part_files:
+            return  # the config as given, in a run folder of its own
+        else:
+            raise UsageError(f"{ckpt} lies in no run folder: give the --config that it belongs to")
+    else:
+        options.run = _find_run(options)
+    options.ckpt = ckpt or options.run.best
+    if options.ckpt is None:
+        folder = options.run.path
+        raise ConfigError(
+            f"{folder} holds no checkpoint yet: continue it with `samzoo fit --resume --run {folder}`, "
+            "name another with --run or --ckpt, or score the method as configured with --config ... --zero-shot"
+        )
+    options.config = [str(options.run.config)]
+
+
+def _find_run(options: argparse.Namespace) -> Run:
+    if options.run_dir:
+        return run_folder.given(Path(options.run_dir))
+    return run_folder.newest("_".join(Path(n).stem for n in options.config) or None)
+
+
+def _train_or_score(verb: str, description: str, args: list[str]) -> None:
+    if "--help-all" in args:
+        _lightning(verb, argparse.Namespace(run=None, known=[]), ["--help"], {})
+        return
+    part_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for part in PARTS:
+        part_parser.add_argument(f"--{part}")
+    given, args = part_parser.parse_known_args(args)
+    parser = _training_parser(verb, description)
+    options, settings = parser.parse_known_args(args)
+    options.known = parser.option_names()
+    parts = {part: value for part, value in vars(given).items() if value is not None}
+    files = {p: str(find_config(v, PARTS[p])) for p, v in parts.items() if v.endswith(SUFFIXES)}
+    options.part_files = list(files.values())
+    for name in options.config:
+        find_config(name)
+    _resolve_run(options, verb)
+    if not (options.config or "model" in parts):
+        raise UsageError(f"nothing says what to {verb}: give --config NAME.yaml (see `samzoo zoo`)")
+    # config files first, so that single settings win over them wherever they stand on the line
+    configs = [f"--config={name}" for name in options.config]
+    _lightning(verb, options, [*configs, *(f"--{p}={files.get(p, v)}" for p, v in parts.items()), *settings], files)
+
+
+def _lightning(verb: str, options: argparse.Namespace, args: list[str], files: dict[str, str]) -> None:
+    from samzoo.cli_lightning import run
+
+    run(options, [verb, *args], frozenset(files))
+
+
+# --- the other verbs -----------------------------------------------------------------------------------
+
+
+def _zoo(args: list[str]) -> int:
+    parser = _Parser(prog="samzoo zoo", description=VERBS["zoo"][1])
+    parser.parse_args(args)
+    from samzoo.cli_zoo import listing
+
+    print(listing())
+    return 0
+
+
+def _verify(args: list[str]) -> int:
+    parser = _Parser(prog="samzoo verify", description=VERBS["verify"][1])
+    parser.add_argument("root", metavar="ROOT", help="folder of the data set")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON as well")
+    parser.add_argument("--overlays", metavar="DIR", help="write a picture per case with its label")
+    options = parser.parse_args(args)
+    from samzoo.data.verify import verify
+
+    return verify(options)
+
+
+def _prepare(args: list[str]) -> int:
+    parser = _Parser(prog="samzoo prepare", description=VERBS["prepare"][1])
+    parser.parse_args(args)
+    return 0
+
+
+def _leaderboard(args: list[str]) -> int:
+    from samzoo.cli_leaderboard import main as leaderboard
+
+    return leaderboard(_Parser(prog="samzoo leaderboard", description=VERBS["leaderboard"][1]), args)
+
+
+VERBS: dict[str, tuple[Callable[[list[str]], int] | None, str]] = {
+    "fit": (None, "Train a method on a data set."),
+    "validate": (None, "Score the validation cases."),
+    "test": (None, "Score the test cases of the newest run's best checkpoint, and write its records."),
+    "predict": (None, "Segment images without labels."),
+    "zoo": (_zoo, "List methods, weights and data sets, and what of them is present here."),
+    "verify": (_verify, "Check a data set: layout, files, shapes, affines, labels, splits."),
+    "prepare": (_prepare, "Write the phantom as a data set, or decode a data set's cases ahead of training."),
+    "leaderboard": (_leaderboard, "Fit and test a suite, and rank the methods by their records."),
+}
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        [
+            "samzoo: which SAM adaptation works best on my medical images, and at what cost?",
+            "\nusage: samzoo VERB ...   (samzoo VERB --help says more)\n",
+            *lines,
+            "\nFirst steps: samzoo fit --config sam_med2d_phantom.yaml; samzoo test",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0, 1 for a SamzooError, 2 for a wrong command line, 130 for Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"samzoo {__version__}")
+        return 0
+    verb, *rest = args
+    try:
+        if verb not in VERBS:
+            raise UsageError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} Known are {', '.join(VERBS)}")
+        act, description = VERBS[verb]
+        if act is not None:
+            return act(rest) or 0
+        _train_or_score(verb, description, rest)
+        return 0
+    except SamzooError as error:
+        print(f"samzoo {verb}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt as interrupt:
+        print(f"\nsamzoo {verb}: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    except SystemExit as done:  # --help
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

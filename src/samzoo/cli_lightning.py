@@ -1,0 +1,296 @@
+"""fit, validate, test and predict on stock LightningCLI; imported only when one of them really runs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import pickle
+import shutil
+import signal
+import sys
+from argparse import Namespace as Options
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import samzoo.methods  # noqa: F401  makes every method known by its class name
+from samzoo import run_folder
+from samzoo.cli_config import PARTS, SUFFIXES, UsageError, explain, find_config
+from samzoo.data import SamzooDataModule
+from samzoo.errors import ConfigError, WeightsError
+from samzoo.evaluation import EvaluationProtocol
+from samzoo.methods.base import Method
+from samzoo.run_folder import Run
+from samzoo.training import RunLog, training_callbacks
+
+SAVED = ("seed_everything", *PARTS)
+
+
+def concrete_methods(base: type = Method) -> dict[str, type]:
+    """All methods that can be built, by class name."""
+    found = {base.__name__: base} if hasattr(base, "spec") else {}
+    for child in base.__subclasses__():
+        found |= concrete_methods(child)
+    return found
+
+
+def all_settings() -> list[str]:
+    """Dotted names of all settings, for near matches."""
+    owners = [("trainer", Trainer), ("data", SamzooDataModule), ("protocol", EvaluationProtocol)]
+    owners += [("model.init_args", method) for method in concrete_methods().values()]
+    names = [f"{key}.{p}" for key, owner in owners for p in inspect.signature(owner).parameters]
+    return sorted({"seed_everything", "model.class_path", *PARTS, *names})
+
+
+class Parser(LightningArgumentParser):
+    """Ends in one readable message instead of a page of usage.
+
+    Args:
+        replaced: parts that the command line gives as a file; what config files say of them is left out.
+        own_options: names of samzoo's own options, for near matches.
+    """
+
+    def __init__(
+        self, *args: Any, replaced: frozenset[str] = frozenset(), own_options: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.replaced = replaced
+        self.own_options = own_options
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if not self.exit_on_error:
+            return super().error(message, ex)
+        raise UsageError(explain(message, [*all_settings(), *self.own_options], concrete_methods())) from ex
+
+
+class ConfigFile(ActionConfigFile):
+    """A config by bare name; files named in it are looked up beside it first, then as bare names."""
+
+    def __call__(self, parser: Parser, cfg: Any, values: str, option_string: str | None = None) -> None:
+        path = find_config(values)
+        content = read_yaml(path)
+        unknown = {key.split(".")[0] for key in content} - set(SAVED)
+        if unknown:
+            hint = explain(f"Option '{min(unknown)}' is not accepted", [*SAVED], concrete_methods())
+            raise UsageError(f"{path}: {hint}")
+        content = {key: value for key, value in content.items() if key.split(".")[0] not in parser.replaced}
+        for part, kind in PARTS.items():
+            if isinstance(name := content.get(part), str) and name.endswith(SUFFIXES):
+                beside = path.parent / name
+                try:
+                    content[part] = str(beside.absolute() if beside.is_file() else find_config(name, kind))
+                except ConfigError as error:
+                    raise UsageError(f"{path}: {part}: {error}") from error
+        try:
+            super().__call__(parser, cfg, yaml.safe_dump(content), option_string)
+        except (TypeError, KeyError, ValueError) as error:
+            raise UsageError(f"{path}: {explain(str(error), all_settings(), concrete_methods())}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config file as a dictionary.
+
+    Raises:
+        UsageError: not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content or {}, dict):
+        raise UsageError(f"{path} must hold settings (name: value), but holds a {type(content).__name__}")
+    return content or {}
+
+
+@contextmanager
+def checkpoint_errors(path: Path | None) -> Iterator[None]:
+    """What torch says of a bad checkpoint, for people."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is not loaded: it is damaged, or holds Python objects that could run code; only plain tensors and "
+            "numbers are accepted"
+        ) from error
+    except RuntimeError as error:
+        if path is not None and "loading state_dict" in str(error):
+            lines = str(error).splitlines()
+            raise WeightsError(
+                f"{path} does not fit the model that the config describes (other method, architecture or image size?): "
+                + " ".join(line.strip() for line in lines[1:4])[:600]
+            ) from error
+        if path is not None and ("PytorchStreamReader" in str(error) or "zip archive" in str(error)):
+            raise WeightsError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise
+
+
+class SamzooCLI(LightningCLI):
+    """LightningCLI with run folders.
+
+    Args:
+        options: samzoo's own options (see `cli.py`), resolved: `run` is the Run that is used or None for a new one,
+            `name` what a new one is called, `ckpt` the checkpoint to load or None.
+        args: LightningCLI's arguments.
+        replaced: see `Parser`.
+    """
+
+    def __init__(self, options: Options, args: list[str], replaced: frozenset[str]) -> None:
+        parsing = {"replaced": replaced, "own_options": options.known}
+        self.options = options
+        self.run: Run | None = options.run
+        super().__init__(
+            Method,
+            SamzooDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            parser_class=Parser,
+            # samplers of the data module shard by rank themselves; a sanity check would score cases before any training
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            parser_kwargs={"prog": "samzoo", **parsing, **{verb: dict(parsing) for verb in self.subcommands()}},
+            args=args,
+        )
+
+    # --- parsing ---------------------------------------------------------------------------------------------------
+
+    def init_parser(self, **kwargs: Any) -> Parser:
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="config file, also by bare name")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(EvaluationProtocol, "protocol")
+        for name in ("num_classes", "class_names"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With the run folder, which is made only now that data and model have proved sound."""
+        if self.subcommand == "fit" and type(self.model).training_step is Method.training_step:
+            raise ConfigError(
+                f"{self.model.spec.name} is not trained: score it with `samzoo test --config ... --zero-shot`"
+            )
+        made = None
+        if self.run is None and self.subcommand != "predict":
+            made = self.run = self._new_run()
+        try:
+            return super().instantiate_trainer(**self._outputs(), **kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            if made and _rank() == 0:
+                shutil.rmtree(made.path)
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _outputs(self) -> dict[str, Any]:
+        """The trainer's arguments that say what is written where; a fit also gets its callbacks."""
+        if self.subcommand == "predict":
+            return {"logger": False, "enable_checkpointing": False}
+        if self.subcommand != "fit":
+            self.result = run_folder.result_folder(self.run) if self.subcommand == "test" else self.run.path
+            return {"default_root_dir": str(self.result), "logger": False, "enable_checkpointing": False}
+        settings = self.config_init[self.subcommand].trainer
+        self.run.checkpoints.mkdir(exist_ok=True)
+        if _rank() == 0:
+            run_folder.write_beside(self.run.config, self._config_text())
+        self.trainer_defaults["callbacks"] = training_callbacks(self.run, validates=settings.limit_val_batches != 0)
+        loggers = [RunLog(self.run.path), *self._tensorboard()]
+        if settings.logger not in (None, True, False):
+            loggers += settings.logger if isinstance(settings.logger, list) else [settings.logger]
+        return {"default_root_dir": str(self.run.path), "logger": loggers}
+
+    def _new_run(self) -> Run:
+        """A new run folder; the further processes of a DDP fit use the one that the first has made."""
+        if _rank() > 0:
+            made = os.environ.get(run_folder.PARENT_VARIABLE) or self.options.run_dir
+            if not made:
+                raise ConfigError(
+                    "with an external launcher, give --run DIR so that all processes share one run folder"
+                )
+            return Run(Path(made))
+        if self.options.run_dir:
+            run = run_folder.given(Path(self.options.run_dir), new=True)
+        else:
+            run = run_folder.create(self.options.name)
+        os.environ[run_folder.PARENT_VARIABLE] = str(run.path.absolute())
+        if self.subcommand != "fit":
+            run_folder.write_text(run.config, self._config_text())
+        return run
+
+    def _config_text(self) -> str:
+        """The whole configuration, valid for every verb."""
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))[self.subcommand]
+        kept = {key: dumped[key] for key in SAVED if key in dumped}
+        return yaml.safe_dump(kept, sort_keys=False)
+
+    def _tensorboard(self) -> list[Any]:
+        if not self.options.tensorboard:
+            return []
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        try:
+            return [TensorBoardLogger(self.run.path, name="tensorboard", version="")]
+        except ModuleNotFoundError as error:
+            raise ConfigError("--tensorboard needs the package: pip install 'samzoo[tensorboard]'") from error
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def fit(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
+        ckpt = self.options.ckpt
+        if self.trainer.is_global_zero:
+            print(f"{'resuming' if ckpt else 'run folder:'} {self.run.path}", flush=True)
+        try:
+            with checkpoint_errors(ckpt):
+                self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning had it ignored for the shutdown
+            raise KeyboardInterrupt(self._after_interrupt()) from None
+        if self.trainer.is_global_zero:
+            print(f"trained: {self.run.path}\ntest it with: samzoo test --run {self.run.path}")
+
+    def _after_interrupt(self) -> str:
+        run = self.run.path
+        state = "resumes at the last complete epoch" if self.run.last else "starts again: no epoch was complete"
+        usable = f"samzoo test --run {run}   tests what is there" if self.run.best else "there is no checkpoint yet"
+        return f"interrupted; {run} is kept\n  samzoo fit --resume --run {run}   {state}\n  {usable}"
+
+    def validate(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
+        self._score(self.trainer.validate, model, datamodule)
+
+    def test(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
+        self._score(self.trainer.test, model, datamodule)
+        if self.trainer.is_global_zero:
+            print(f"results: {self.result}")
+
+    def _score(self, verb: Any, model: Method, datamodule: SamzooDataModule) -> None:
+        ckpt = self.options.ckpt
+        if self.trainer.is_global_zero:
+            print(f"weights: {ckpt or 'as configured (zero-shot)'}", flush=True)
+        with checkpoint_errors(ckpt):
+            verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def run(options: Options, args: list[str], replaced: frozenset[str]) -> None:
+    """Parse, build and run; the options are resolved already."""
+    quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    quiet.addFilter(lambda record: "Tip:" not in record.getMessage())
+    SamzooCLI(options, args, replaced)
+    sys.stdout.flush()

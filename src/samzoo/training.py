@@ -1,0 +1,220 @@
+"""What a training leaves in its run folder: metrics.csv, curves.png, checkpoints, training.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from samzoo.run_folder import Run, atomic, write_text
+
+MONITOR = "val/dice"
+
+
+class RunLog(Logger):
+    """Writes every logged value to metrics.csv, and redraws curves.png at each validation and at the end.
+
+    A resumed run keeps the rows of the epochs that it does not repeat.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.rows = _read_rows(folder / "metrics.csv")
+        self._started = False
+        self._saved = len(self.rows)
+
+    @property
+    def name(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def version(self) -> None:
+        return None
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = step or 0
+        if not self._started:  # what an interrupted epoch had logged is about to be repeated
+            self.rows = [row for row in self.rows if float(row["step"]) < step]
+            self._started = True
+        values = {key: float(value) for key, value in metrics.items()}
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1] |= values
+        else:
+            self.rows.append({"step": step} | values)
+        if MONITOR in metrics:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self.rows or not self._started:
+            return
+        keys = ["step", "epoch", *sorted({k for row in self.rows for k in row} - {"step", "epoch"})]
+        with atomic(self.folder / "metrics.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, keys, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        draw_curves(self.rows, self.folder / "curves.png", f"{self.name} {self.folder.name}")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
+    """Loss (left) and validation Dice (right) over the optimiser's steps, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses = figure.add_subplot()
+    scores = losses.twinx()
+    keys = sorted({k for row in rows for k in row})
+    for axis, wanted, style in ((losses, "loss", "-"), (scores, MONITOR, "o--")):
+        for number, key in enumerate(k for k in keys if wanted in k and not k.endswith("_epoch")):
+            points = [(row["step"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, label=key, color=f"C{number + (axis is scores) * 5}", ms=4)
+    losses.set(xlabel="step", ylabel="loss", title=title)
+    scores.set(ylabel="Dice", ylim=(0, 1))
+    handles = [*losses.get_lines(), *scores.get_lines()]
+    if handles:
+        losses.legend(handles=handles, loc="upper center", ncols=4, fontsize="small", frameon=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+class TrainingRecord(Callback):
+    """Counts what the training cost, over all resumes, into training.json at the end of each epoch and of the fit.
+
+    Seconds are wall time between the first and the last step, with the validations counted apart. They travel in the
+    checkpoint, so that an epoch that was lost and repeated is counted once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.train_seconds = 0.0
+        self.validation_seconds = 0.0
+        self._since: float | None = None
+
+    def state_dict(self) -> dict[str, float]:
+        self._lap("train")
+        return {"train_seconds": self.train_seconds, "validation_seconds": self.validation_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.train_seconds = state_dict["train_seconds"]
+        self.validation_seconds = state_dict["validation_seconds"]
+
+    def _lap(self, kind: str) -> None:
+        now = time.perf_counter()
+        if self._since is not None:
+            setattr(self, f"{kind}_seconds", getattr(self, f"{kind}_seconds") + now - self._since)
+            self._since = now
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._lap("train")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._lap("validation")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, trainer.current_epoch + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, trainer.current_epoch)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._since is not None:
+            self._write(trainer, trainer.current_epoch)
+
+    def _write(self, trainer: Trainer, epochs: int) -> None:
+        self._lap("train")
+        if not trainer.is_global_zero:
+            return
+        device = trainer.strategy.root_device
+        cuda = device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_resident_bytes()
+        record = {
+            "training_seconds": round(self.train_seconds, 3),
+            "validation_seconds": round(self.validation_seconds, 3),
+            "epochs": epochs,
+            "steps": trainer.global_step,
+            "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+            "processes": trainer.world_size,
+            "threads": torch.get_num_threads(),
+            "precision": str(trainer.precision),
+            "peak_memory_bytes": peak,
+        }
+        write_text(self.run.path / "training.json", json.dumps(record, indent=2) + "\n")
+
+
+def _peak_resident_bytes() -> int:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class SaveOnInterrupt(Callback):
+    """Ctrl-C leaves the weights of that moment as checkpoints/interrupted.ckpt, for testing.
+
+    Resuming starts from the last complete epoch instead, so that the data order and the result stay those of a run that
+    was never interrupted.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.checkpoints / "interrupted.ckpt"
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0:
+            trainer.save_checkpoint(self.path, weights_only=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:  # a resumed run that has ended does not need it any more
+            self.path.unlink(missing_ok=True)
+
+
+def training_callbacks(run: Run, validates: bool) -> list[Callback]:
+    """Best and last checkpoint, the cost record, and what Ctrl-C leaves.
+
+    Args:
+        run: where they write.
+        validates: whether `val/dice` will be there to choose the best by.
+    """
+    last = ModelCheckpoint(
+        run.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False, every_n_epochs=1
+    )
+    best = ModelCheckpoint(run.checkpoints, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False)
+    return [TrainingRecord(run), SaveOnInterrupt(run), *([best] if validates else []), last]
