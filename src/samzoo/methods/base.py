@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from samzoo.errors import WeightsError
+from samzoo.errors import ConfigError, WeightsError
 from samzoo.geometry import Grid
 from samzoo.types import Batch, Embedding, MethodSpec, Prompts, State
 
@@ -37,6 +37,8 @@ class Method(LightningModule):
         self.class_names = tuple(class_names)
         self.base_sha256: str | None = None
         """Hash of the pretrained file that the frozen part came from; None if there was none."""
+        self.not_in_base: frozenset[str] = frozenset()
+        """Parameters that this file does not hold, so that it can't restore them."""
 
     # --- what evaluation calls ---------------------------------------------------------------------------------
 
@@ -98,7 +100,10 @@ class Method(LightningModule):
         return None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        raise NotImplementedError(f"{self.spec.name} is not trained; use `samzoo test --zero-shot`")
+        raise ConfigError(f"{self.spec.name} is not trained; score it with `samzoo test --zero-shot`")
+
+    def configure_optimizers(self) -> Any:
+        raise ConfigError(f"{self.spec.name} is not trained; score it with `samzoo test --zero-shot`")
 
     # --- checkpoints hold only what was trained -----------------------------------------------------------------------
 
@@ -106,8 +111,8 @@ class Method(LightningModule):
         """Drop what the base file can restore, and note that file's hash. Without a base file everything is kept."""
         checkpoint[BASE_HASH_KEY] = self.base_sha256
         if self.base_sha256 is not None:
-            frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
-            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+            base = self._restored_by_base()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in base}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the base hash and put the frozen part, which the file leaves out, back in.
@@ -122,9 +127,12 @@ class Method(LightningModule):
                 f"but {self.base_sha256 or '(none: random)'} are loaded; set model.weights to the file of the training"
             )
         if expected is not None:
-            frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
-            own = checkpoint["state_dict"]
-            checkpoint["state_dict"] = own | {k: v.detach() for k, v in frozen.items() if k not in own}
+            checkpoint["state_dict"] = self._restored_by_base() | checkpoint["state_dict"]
+
+    def _restored_by_base(self) -> dict[str, Tensor]:
+        """What is frozen and came from the base file."""
+        frozen = {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+        return {name: p for name, p in frozen.items() if name not in self.not_in_base}
 
     def count_parameters(self) -> tuple[int, int]:
         """(total, trained)"""

@@ -1,0 +1,108 @@
+"""What promptable 2D SAMs have in common: slices in, one binary mask per prompt out, the last mask fed back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from samzoo.errors import ConfigError
+from samzoo.geometry import Grid, Interpolation, Policy
+from samzoo.methods.base import Method
+from samzoo.sam import Sam, load_weights, prepare_pictures
+from samzoo.types import Prompts, State
+
+Multimask = Literal["always", "one_click", "never"]
+"""When the best of the multimask outputs answers instead of the single-mask output; "one_click": for one click without
+a box or a previous mask, as SAM's authors recommend."""
+
+MaskPrompt = Literal["logits", "probabilities"]
+"""What of the previous low-resolution mask is fed back: SAM its logits, SAM-Med2D their sigmoid."""
+
+
+class PromptableSam2d(Method):
+    """A SAM that answers prompts on slices.
+
+    Args:
+        sam: the network.
+        weights: pretrained weights for it: a name of `samzoo zoo`, a path or a url; None keeps it random.
+        load_args: of `load_weights`: what the file may lack, what of it may be left out.
+        policy, interpolation: how a slice is laid on the S x S grid, see `samzoo.geometry`.
+        multimask, mask_prompt: see above.
+        keep_box: False drops the box once there are clicks and a previous mask.
+        method_args: of `Method`.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        weights: str | None,
+        *,
+        policy: Policy,
+        interpolation: Interpolation,
+        multimask: Multimask,
+        mask_prompt: MaskPrompt,
+        keep_box: bool = True,
+        load_args: Mapping[str, Any] = MappingProxyType({}),
+        **method_args,
+    ) -> None:
+        super().__init__(**method_args)
+        self.sam = sam
+        self.policy, self.interpolation = policy, interpolation
+        self.multimask, self.mask_prompt, self.keep_box = multimask, mask_prompt, keep_box
+        if weights is not None:
+            report = load_weights(sam, weights, **load_args)
+            self.base_sha256 = report.sha256
+            self.not_in_base = frozenset(f"sam.{key}" for key in report.new)
+
+    def prepare(self, image: Tensor, size: Tensor, spacing: Tensor) -> tuple[Tensor, list[Grid]]:
+        """(B, C, H, W) in [0, 1] -> (B, 3, S, S) in SAM's pixel statistics, and the grids.
+
+        Raises:
+            ConfigError: neither one nor three channels.
+        """
+        sam = self.sam
+        side = sam.config.image_size
+        return prepare_pictures(image, size, side, self.policy, self.interpolation, sam.pixel_mean, sam.pixel_std)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, C, g, g)"""
+        return self.sam.encode(x)
+
+    def decode(self, embedding: Tensor, prompts: Prompts | None, state: State | None = None) -> tuple[Tensor, State]:
+        """See `Method.decode`. Logits are (P, 1, 4g, 4g); the state holds them and their predicted quality (P,).
+
+        `prompts` hold all clicks so far; the state adds the previous mask. Prompts without clicks and box are answered
+        from the state alone.
+
+        Raises:
+            ConfigError: no prompts.
+        """
+        if prompts is None:
+            raise ConfigError(f"{self.spec.name} answers prompts only; choose a regime with boxes or clicks")
+        points, labels, boxes, masks = prompts.points, prompts.point_labels, prompts.boxes, None
+        if state is not None:
+            masks = state["low_res"]
+            if self.mask_prompt == "probabilities":
+                masks = masks.sigmoid()
+            if not self.keep_box and points is not None:
+                boxes = None
+        elif points is None and boxes is None:
+            raise ConfigError(f"{self.spec.name} needs a click, a box or a previous mask for each mask")
+        sparse, dense = self.sam.encode_prompts(points, labels, boxes, masks)
+        several = self.multimask == "always"
+        if self.multimask == "one_click":
+            several = points is not None and points.shape[1] == 1 and boxes is None and masks is None
+        logits, quality = self.sam.decode(embedding, prompts.image_index, sparse, dense, several)
+        best, quality = best_mask(logits.float(), quality.float())
+        return best, {"low_res": best, "quality": quality}
+
+
+def best_mask(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask with the highest predicted quality: (P, M, l, l), (P, M) -> (P, 1, l, l), (P,)."""
+    rows = torch.arange(len(logits), device=logits.device)
+    index = quality.argmax(dim=1)
+    return logits[rows, index][:, None], quality[rows, index]
