@@ -1,0 +1,314 @@
+"""The one data module: any data set of a known layout, described by plain arguments (a YAML in configs/datasets)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split
+from samzoo.data.phantom import PhantomSettings, ensure_phantom
+from samzoo.data.readers import read_index
+from samzoo.data.readers.unlabelled import read_unlabelled
+from samzoo.data.sampling import CaseSampler, SliceSampler
+from samzoo.data.splits import assign_splits, limit_cases
+from samzoo.data.store import Store, digest, source_signature
+from samzoo.data.views import CaseView, SliceView, collate, only
+from samzoo.errors import ConfigError, DataError
+from samzoo.types import Unit
+
+
+class SamzooDataModule(LightningDataModule):
+    """Cases of one data set: training slices, and whole cases for validation, test and prediction.
+
+    Args:
+        root: Folder of the data set; relative to the working folder, or to $SAMZOO_DATA. Not needed for the phantom.
+        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, or phantom (the embedded data set).
+        name: Name in records and of the store; default is what the data set calls itself.
+        source: Where to get the data set and under which licence; shown if the root is missing.
+        channels: Names or numbers of the channels to use, in this order; default all.
+        intensity: How file values become [0, 1]: window (low, high), percentile (low, high), or range (of 8- or 16-bit
+            pictures).
+        classes: Class name to label value(s), to name an indexed mask's values, to select or to merge classes; the
+            names background and ignore are special. Values left out become background. Default is the data set's own table.
+        slice_axis: File axis (0, 1, 2) whose slices 2D methods see; default the last.
+        pictures: Convert pictures to grey or rgb; auto takes the first picture's channels for all.
+        pixel_mm: Size of a picture's pixel in mm; with the default 1, distances of pictures are in pixels.
+        mask_suffix: What a mask's name has after its picture's stem (folder layout), for example _segmentation.
+        class_pattern: Regular expression whose group is the class in a mask's name (sam_med2d layout).
+        patient_pattern: Regular expression whose group is the patient in a case id; default is one patient per case.
+        include: Regular expression that whole case ids must match to be used; default all.
+        fold: Which fold of a splits_final.json.
+        splits_file: JSON with a split of your own: {train: [ids], val: [ids], test: [ids]} or a list of folds.
+        validation_as: What the data set's own validation list is used for (msd layout): val or test.
+        val_fraction: Share of the training patients drawn for validation, if the data set has no validation set.
+        test_fraction: Share of the training patients drawn for test, if the data set has no labelled test set.
+        max_cases: At most this many cases of each split.
+        batch_size: Training units per step and process.
+        num_workers: Processes that load data.
+        units_per_epoch: Training units per epoch over all processes; default the number of training slices.
+        foreground_fraction: Share of training units for which a class is drawn first, then a slice that holds it.
+        seed: Of the split and of the data order.
+        store_dtype: Number format of images in the store.
+        predict_root: Folder or file with images to predict; default the data set's own unlabelled images.
+        phantom: Size and seed of the embedded data set.
+
+    Raises:
+        DataError: the root is missing or can't be read as its layout. ConfigError: a setting that doesn't fit.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        layout: Literal["auto", "nnunet", "msd", "folder", "sam_med2d", "phantom"] = "auto",
+        name: str | None = None,
+        source: str | None = None,
+        channels: list[str | int] | None = None,
+        intensity: Intensity = Intensity(),  # noqa: B008 frozen
+        classes: dict[str, int | list[int]] | None = None,
+        slice_axis: int = 2,
+        pictures: Literal["auto", "grey", "rgb"] = "auto",
+        pixel_mm: float = 1.0,
+        mask_suffix: str = "",
+        class_pattern: str | None = None,
+        patient_pattern: str | None = None,
+        include: str | None = None,
+        fold: int = 0,
+        splits_file: str | None = None,
+        validation_as: Literal["val", "test"] = "val",
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.2,
+        max_cases: int | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        units_per_epoch: int | None = None,
+        foreground_fraction: float = 0.8,
+        seed: int = 0,
+        store_dtype: Literal["float16", "float32"] = "float16",
+        predict_root: str | list[str] | None = None,
+        phantom: PhantomSettings = PhantomSettings(),  # noqa: B008 frozen
+    ) -> None:
+        super().__init__()
+        _check_range("batch_size", batch_size, 1)
+        _check_range("num_workers", num_workers, 0)
+        _check_range("foreground_fraction", foreground_fraction, 0, 1)
+        _check_range("pixel_mm", pixel_mm, 1e-9)
+        for key, value in (("max_cases", max_cases), ("units_per_epoch", units_per_epoch)):
+            if value is not None:
+                _check_range(key, value, 1)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.units_per_epoch, self.foreground_fraction = units_per_epoch, foreground_fraction
+        self.predict_root = predict_root
+
+        if layout == "phantom":
+            folder, layout = ensure_phantom(phantom), "nnunet"
+        else:
+            folder = find_root(root, source)
+        settings = ReadSettings(
+            layout=layout,
+            name=name,
+            classes=classes,
+            patient_pattern=patient_pattern,
+            include=include,
+            fold=fold,
+            splits_file=splits_file,
+            validation_as=validation_as,
+            pictures=pictures,
+            mask_suffix=mask_suffix,
+            class_pattern=class_pattern,
+        )
+        index = assign_splits(read_index(folder, settings), val_fraction, test_fraction, seed)
+        self.index: DatasetIndex = limit_cases(index, max_cases, seed)
+        for note in self.index.notes:
+            warnings.warn(f"{self.index.root}: {note}", stacklevel=2)
+        self.decoding = DecodeSettings(
+            intensity=intensity,
+            channels=choose_channels(self.index.channels, channels),
+            slice_axis=slice_axis,
+            pictures=pictures,
+            pixel_mm=pixel_mm,
+        )
+        self.store = Store(self.index, self.decoding, store_dtype)
+
+    # --- what others ask of a data set; no case is decoded for it ---------------------------------------------------
+
+    @property
+    def dataset_name(self) -> str:
+        return self.index.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names; class id k is class_names[k - 1]."""
+        return self.index.table.names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.decoding.channels)
+
+    @property
+    def source_values(self) -> tuple[int, ...]:
+        """(K + 1,) label value of the data set's files for each class id, background first."""
+        return self.index.table.source_values
+
+    @property
+    def slice_axis(self) -> int:
+        """File axis that is D of a case; see `samzoo.data.restore`."""
+        return self.decoding.slice_axis
+
+    @property
+    def signature(self) -> str:
+        """Hash of data, decoding settings and splits: equal signatures mean equal cases.
+
+        Raises:
+            DataError: a file of the data set is missing.
+        """
+        cases = [(e.id, e.split, source_signature(e)) for e in self.index.entries if e.split != "predict"]
+        return digest([self.store.signature, cases])
+
+    def entries(self, split: Split) -> tuple[CaseEntry, ...]:
+        return self.index.of(split)
+
+    # --- Lightning ----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Decode what the stage needs, in one process per machine."""
+        trainer = self.trainer
+        stage = str(getattr(trainer.state.fn, "value", trainer.state.fn)) if trainer is not None else "fit"
+        self.setup(stage)
+
+    def setup(self, stage: str) -> None:
+        """Fill the store for a stage (fit, validate, test, predict); nothing happens if it is filled."""
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        wanted = splits.get(stage, ())
+        self.store.build([e for split in wanted for e in self.entries(split)], progress=self._rank_and_ranks()[0] == 0)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches (`types.Batch`) of training units.
+
+        Raises:
+            DataError: no training case, or none with a label.
+        """
+        unit: Unit = "slice"
+        if self.trainer is not None and self.trainer.lightning_module is not None:
+            unit = self.trainer.lightning_module.spec.unit
+        if unit != "slice":
+            raise ConfigError(f"training units {unit!r} are not offered yet; only slices are")
+        entries = self._needed("train")
+        cases = [self.store.open(e) for e in entries]
+        if unlabelled := [e.id for e, c in zip(entries, cases, strict=True) if not c.labelled]:
+            raise DataError(f"training case {unlabelled[0]!r} has no label")
+        rank, ranks = self._rank_and_ranks()
+        sampler = SliceSampler(
+            [c.counts() for c in cases], self.units_per_epoch, self.foreground_fraction, self.seed, rank, ranks
+        )
+        if len(sampler) == 0:
+            raise ConfigError(f"data.units_per_epoch {sampler.units} is less than the number of processes ({ranks})")
+        return self._loader(SliceView(entries, cases), sampler, self.batch_size, collate, torch.cuda.is_available())
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Whole cases (`types.Case`), one at a time. An empty list if the data set has no validation case."""
+        return self._cases("val") if self.entries("val") else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Whole cases, one at a time. Raises DataError: there is no test case."""
+        return self._cases("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Whole cases without label, one at a time, decoded on the fly.
+
+        Raises:
+            DataError: nothing to predict.
+        """
+        if self.predict_root is not None:
+            given = [self.predict_root] if isinstance(self.predict_root, str) else self.predict_root
+            index = read_unlabelled([Path(p).expanduser() for p in given], self.index)
+        else:
+            index = replace(self.index, entries=self.entries("predict"))
+        if not index.entries:
+            raise DataError(
+                f"data set {self.dataset_name} has no unlabelled images; set data.predict_root to a folder or an image"
+            )
+        rank, ranks = self._rank_and_ranks()
+        view = CaseView(index.entries, index=index, settings=self.decoding)
+        return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
+
+    def _cases(self, split: Split) -> DataLoader:
+        entries = self._needed(split)
+        rank, ranks = self._rank_and_ranks()
+        if ranks > len(entries):
+            raise ConfigError(f"{len(entries)} {split} cases can't be shared by {ranks} processes; start fewer")
+        view = CaseView(entries, cases=[self.store.open(e) for e in entries])
+        return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
+
+    def _needed(self, split: Split) -> tuple[CaseEntry, ...]:
+        entries = self.entries(split)
+        if not entries:
+            counts = {s: len(self.entries(s)) for s in ("train", "val", "test")}
+            raise DataError(
+                f"data set {self.dataset_name} has no {split} case (cases per split: {counts}); change "
+                "data.val_fraction or data.test_fraction, or add cases"
+            )
+        return entries
+
+    def _loader(
+        self, view: Any, sampler: Any, batch_size: int, collate_fn: Callable[[Sequence], Any], pin: bool = False
+    ) -> DataLoader:
+        return DataLoader(
+            view,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _rank_and_ranks(self) -> tuple[int, int]:
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+
+def find_root(root: str | None, source: str | None = None) -> Path:
+    """Folder of a data set: relative to the working folder, else to $SAMZOO_DATA.
+
+    Raises:
+        DataError: it is in neither; says what to fetch, where to put it and how to check it.
+        ConfigError: no root given.
+    """
+    if root is None:
+        raise ConfigError("data.root is not set; give the data set's folder, or set data.layout to phantom")
+    given = Path(root).expanduser()
+    places = [given.absolute()]
+    if not given.is_absolute() and os.environ.get("SAMZOO_DATA"):
+        places.append(Path(os.environ["SAMZOO_DATA"]).expanduser().absolute() / given)
+    for place in places:
+        if place.is_dir():
+            return place
+    hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
+    raise DataError(
+        f"data set not found: {' and '.join(str(p) for p in places)} do(es) not exist.\n"
+        f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
+        f"  where to put it: {places[-1]}{hint}\n"
+        f"  how to check it: samzoo verify {root}"
+    )
+
+
+def _check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        most = f" and at most {high}" if high < 1e9 else ""
+        raise ConfigError(f"data.{key} must be at least {low}{most}, not {value}")

@@ -1,0 +1,274 @@
+"""A case's files to the arrays that samzoo works with, and every check that needs more than one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from samzoo.data.files import Array, read_array
+from samzoo.data.index import CaseEntry, ClassTable, DatasetIndex
+from samzoo.errors import ConfigError, DataError
+
+AFFINE_TOLERANCE = 1e-3
+"""Largest difference of two affines, entry by entry, as a share of the smallest spacing. Rounding gives about 1e-6."""
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How file values become [0, 1], per channel.
+
+    Args:
+        kind: "window" maps low..high (file units, e.g. HU); "percentile" maps the low-th to the high-th percentile of
+            each volume; "range" divides by the largest value of the file's integer type (255 or 65535; pictures only).
+        low: one value, or one per channel. Percentile's default is 0.5.
+        high: likewise. Percentile's default is 99.5.
+    """
+
+    kind: Literal["window", "percentile", "range"] = "percentile"
+    low: float | list[float] | None = None
+    high: float | list[float] | None = None
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What of a data set's settings changes the decoded arrays."""
+
+    intensity: Intensity = Intensity()
+    channels: tuple[int, ...] = (0,)
+    slice_axis: int = 2
+    pictures: str = "auto"
+    pixel_mm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One case in memory: the arrays of `types.Case` as numpy.
+
+    Args:
+        image: float32 (C, D, H, W) in [0, 1].
+        label: uint8 (D, H, W) class ids, or None.
+        spacing: (3,) mm along D, H, W.
+        affine: float64 (4, 4) of the file's own axes.
+        overlap: voxels claimed by objects of more than one class (one mask per object only).
+        range: (low, high) of the file's values over all channels, before the intensity setting.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+    overlap: int = 0
+    range: tuple[float, float] = (0.0, 0.0)
+
+
+def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> Decoded:
+    """Read, check and convert one case.
+
+    Raises:
+        DataError: whatever is wrong with its files, naming the file. ConfigError: settings that don't fit them.
+    """
+    parts = [read_array(path, settings.pictures) for path in entry.images]
+    for path, part in zip(entry.images[1:], parts[1:], strict=True):
+        check_same_grid(path, part, entry.images[0], parts[0])
+    count = sum(len(p.data) for p in parts)
+    if count != len(index.channels):
+        hint = " (data.pictures: grey or rgb converts)" if parts[0].flat else ""
+        raise DataError(
+            f"{entry.images[0]}: case {entry.id!r} has {count} channels, the data set {len(index.channels)} "
+            f"({', '.join(index.channels)}){hint}"
+        )
+    check_finite(entry.images, parts)
+    first = parts[0]
+    label, overlap = None, 0
+    if entry.labels:
+        label, overlap = read_label(entry, first, index.table)
+        label = to_case_axes(label, first, settings.slice_axis)
+    stacked = [(part, channel) for part in parts for channel in part.data]
+    chosen = [stacked[c] for c in settings.channels]
+    image = np.empty((len(chosen), *to_case_axes(first.data[0], first, settings.slice_axis).shape), dtype=np.float32)
+    for position, (part, channel) in enumerate(chosen):
+        scaled = _scale(channel, part, settings, position, entry)
+        image[position] = to_case_axes(scaled, part, settings.slice_axis)
+    spacing = case_spacing(first, settings)
+    low, high = min(float(p.data.min()) for p in parts), max(float(p.data.max()) for p in parts)
+    return Decoded(image, label, spacing, first.affine, overlap, (low, high))
+
+
+def case_spacing(array: Array, settings: DecodeSettings) -> tuple[float, float, float]:
+    """mm along D, H, W."""
+    if array.flat:
+        return (1.0, settings.pixel_mm, settings.pixel_mm)
+    return tuple(array.spacing[a] for a in axis_order(settings.slice_axis))
+
+
+def axis_order(slice_axis: int) -> tuple[int, int, int]:
+    """File axes that become D, H, W: the slice axis, then the others from last to first (so that x is the first)."""
+    if slice_axis not in (0, 1, 2):
+        raise ConfigError(f"data.slice_axis must be 0, 1 or 2, not {slice_axis}")
+    return (slice_axis, *(a for a in (2, 1, 0) if a != slice_axis))
+
+
+def to_case_axes(array: np.ndarray, source: Array, slice_axis: int) -> np.ndarray:
+    """(i, j, k) of a file -> (D, H, W); a picture is in that order already."""
+    return array if source.flat else array.transpose(axis_order(slice_axis))
+
+
+def to_file_axes(array: np.ndarray, slice_axis: int) -> np.ndarray:
+    """(D, H, W) -> (i, j, k) of the NIfTI file that the case came from."""
+    return array.transpose(np.argsort(axis_order(slice_axis)))
+
+
+def check_same_grid(path: Path, array: Array, reference_path: Path, reference: Array) -> None:
+    """Raises DataError: another shape or, beyond rounding, another affine."""
+    shape, wanted = array.data.shape[1:], reference.data.shape[1:]
+    if shape != wanted:
+        raise DataError(f"{path}: shape {shape} differs from {wanted} of {reference_path}")
+    if array.flat != reference.flat:
+        raise DataError(f"{path}: one of it and {reference_path} is a picture, the other a volume")
+    if array.flat:
+        return
+    difference = np.abs(array.affine - reference.affine).max()
+    if difference > AFFINE_TOLERANCE * min(reference.spacing):
+        raise DataError(
+            f"{path}: affine differs by up to {difference:.4g} mm from that of {reference_path}; they are not on the "
+            "same grid, resample one onto the other or correct its header"
+        )
+
+
+def check_finite(paths: Sequence[Path], parts: Sequence[Array]) -> None:
+    """Raises DataError: NaN or infinity in an image."""
+    for path, part in zip(paths, parts, strict=True):
+        if part.data.dtype.kind == "f" and (bad := int((~np.isfinite(part.data)).sum())):
+            raise DataError(f"{path}: {bad} voxels are NaN or infinite; repair the image before it is used")
+
+
+def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.ndarray, int]:
+    """Label of a case in the file's axes: uint8 (i, j, k) class ids, and the voxels claimed by two classes.
+
+    Raises:
+        DataError: unreadable, on another grid, not integer, a value outside the class table, not binary.
+    """
+    objects: list[tuple[np.ndarray, int]] = []
+    for file in entry.labels:
+        array = read_array(file.path, "mask")
+        if len(array.data) > 1 and (not array.flat or (array.data != array.data[:1]).any()):
+            raise DataError(f"{file.path}: a label must have one channel, this has {len(array.data)} that differ")
+        check_same_grid(file.path, array, entry.images[0], image)
+        values = as_integers(array.data[0], file.path)
+        if file.class_id is None:
+            return map_values(values, table, file.path), 0
+        if not set(present := np.unique(values).tolist()) <= {0, 1, 255} or {1, 255} <= set(present):
+            raise DataError(f"{file.path}: an object's mask must be binary (0/1 or 0/255), it holds {present[:8]}")
+        objects.append((values != 0, file.class_id))
+    label = np.zeros(image.data.shape[1:], dtype=np.uint8)
+    claimed = np.zeros(label.shape, dtype=bool)
+    # Large objects first, so that a small one on top of a large one is kept; ties by class.
+    for mask, class_id in sorted(objects, key=lambda o: (-int(o[0].sum()), o[1])):
+        claimed |= mask & (label != 0) & (label != class_id)
+        label[mask] = class_id
+    return label, int(claimed.sum())
+
+
+def as_integers(values: np.ndarray, path: Path) -> np.ndarray:
+    """Raises DataError: label values with a fraction, NaN or infinity."""
+    if values.dtype.kind in "ui":
+        return values
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: label holds NaN or infinite values")
+    rounded = np.rint(values)
+    if (odd := values[np.abs(values - rounded) > 1e-4]).size:
+        raise DataError(
+            f"{path}: label values must be integers, found {float(odd.flat[0]):.4g} and {odd.size - 1} more like it; "
+            "was it resampled with interpolation?"
+        )
+    return rounded.astype(np.int64)
+
+
+def map_values(values: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
+    """Source values -> uint8 class ids. Raises DataError: a value that isn't in the table."""
+    ids = table.ids()
+    present, inverse = np.unique(values, return_inverse=True)
+    if unknown := [int(v) for v in present if int(v) not in ids]:
+        voxels = int(np.isin(values, unknown).sum())
+        raise DataError(
+            f"{path}: label values {unknown[:8]} ({voxels} voxels) are not in the data set's table {sorted(ids)}; "
+            "correct the label, or name the classes with data.classes"
+        )
+    if set(table.ids()) == {0, 1, 255} and {1, 255} <= {int(v) for v in present}:
+        raise DataError(
+            f"{path}: a binary mask holds both 1 and 255; name what they mean with data.classes, for example "
+            "{organ: 1, ignore: 255}"
+        )
+    lookup = np.array([ids[int(v)] for v in present], dtype=np.uint8)
+    return lookup[inverse.reshape(values.shape)]
+
+
+def _scale(channel: np.ndarray, part: Array, settings: DecodeSettings, position: int, entry: CaseEntry) -> np.ndarray:
+    """One channel's file values -> float32 in [0, 1]."""
+    kind = settings.intensity.kind
+    if kind == "range":
+        if part.full_range is None:
+            raise ConfigError(
+                f"{entry.images[0]}: intensity kind 'range' needs 8- or 16-bit pictures, this holds "
+                f"{channel.dtype}; set data.intensity to a window or a percentile"
+            )
+        return channel.astype(np.float32) / part.full_range
+    if kind == "window":
+        low, high = (_per_channel(getattr(settings.intensity, n), position, n, settings) for n in ("low", "high"))
+        if not high > low:
+            raise ConfigError(f"data.intensity: window needs low < high, got {low} and {high}")
+    elif kind == "percentile":
+        lower = _per_channel(settings.intensity.low, position, "low", settings, 0.5)
+        upper = _per_channel(settings.intensity.high, position, "high", settings, 99.5)
+        if not 0 <= lower < upper <= 100:
+            raise ConfigError(f"data.intensity: percentiles need 0 <= low < high <= 100, got {lower} and {upper}")
+        low, high = (float(v) for v in np.percentile(channel, (lower, upper)))
+        if high <= low:  # nearly all voxels are equal, as in a sparse image
+            low, high = float(channel.min()), float(channel.max())
+    else:
+        raise ConfigError(f"data.intensity.kind {kind!r} is unknown; known are window, percentile, range")
+    if high <= low:
+        return np.zeros(channel.shape, dtype=np.float32)
+    scaled = (channel.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def _per_channel(
+    value: float | list[float] | None, position: int, name: str, settings: DecodeSettings, default: float | None = None
+) -> float:
+    value = default if value is None else value
+    if value is None:
+        raise ConfigError(f"data.intensity: kind 'window' needs a value for {name!r}")
+    if isinstance(value, list | tuple):
+        if len(value) != len(settings.channels):
+            raise ConfigError(
+                f"data.intensity.{name} has {len(value)} values for {len(settings.channels)} channels; give one or all"
+            )
+        return float(value[position])
+    return float(value)
+
+
+def choose_channels(names: Sequence[str], wanted: Sequence[str | int] | None) -> tuple[int, ...]:
+    """Positions of the wanted channels (names or numbers) among the data set's; None is all.
+
+    Raises:
+        ConfigError: no such channel.
+    """
+    if wanted is None:
+        return tuple(range(len(names)))
+    positions = []
+    for channel in wanted:
+        number = int(channel) if str(channel).isdigit() and channel not in names else None
+        if number is None and channel in names:
+            number = list(names).index(channel)
+        if number is None or not 0 <= number < len(names):
+            listed = ", ".join(f"{i}: {n}" for i, n in enumerate(names))
+            raise ConfigError(f"data.channels: no channel {channel!r}; the data set has {listed}")
+        positions.append(number)
+    if not positions:
+        raise ConfigError("data.channels must name at least one channel")
+    return tuple(positions)

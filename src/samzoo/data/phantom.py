@@ -1,0 +1,193 @@
+"""The embedded data set: abdominal-CT-like volumes made by a program, deterministic by seed.
+
+A body with fat, muscle and spine, six organs of varying place, shape, texture and contrast, and a small lesion inside
+the liver. Contrasts overlap from case to case, unlabelled bowel has the organs' intensities, and noise and a bias field
+lie over it, so that no threshold finds an organ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from samzoo.errors import ConfigError, DataError
+from samzoo.paths import samzoo_home
+
+VERSION = 1
+"""Raise it when the same seed gives other volumes."""
+
+CLASSES = ("liver", "spleen", "kidney_right", "kidney_left", "stomach", "aorta", "lesion")
+
+FIELD_MM = 330.0
+"""Width of the field of view."""
+
+ORGANS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float]]] = {
+    # centre (z, y, x) and half axes (z, y, x) in units of the body's half axes; range of the mean HU
+    "bowel_a": ((0.30, -0.25, 0.20), (0.60, 0.22, 0.30), (15, 110)),
+    "bowel_b": ((0.55, -0.20, -0.25), (0.45, 0.20, 0.25), (15, 110)),
+    "liver": ((-0.30, -0.12, -0.42), (0.75, 0.48, 0.40), (45, 110)),
+    "stomach": ((-0.35, -0.35, 0.28), (0.50, 0.28, 0.26), (5, 80)),
+    "spleen": ((-0.35, 0.18, 0.62), (0.45, 0.30, 0.17), (40, 125)),
+    "kidney_right": ((0.35, 0.38, -0.40), (0.50, 0.19, 0.16), (25, 150)),
+    "kidney_left": ((0.25, 0.38, 0.42), (0.50, 0.19, 0.16), (25, 150)),
+    "aorta": ((0.00, 0.22, 0.07), (9.0, 0.085, 0.07), (40, 180)),
+}
+"""In the order in which they are drawn: later ones lie over earlier ones."""
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """What decides the phantom's content.
+
+    Args:
+        cases: number of volumes.
+        size: height and width in voxels.
+        slices: fewest and most slices of a volume.
+        seed: of everything random.
+    """
+
+    cases: int = 24
+    size: int = 96
+    slices: tuple[int, int] = (16, 24)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cases < 1 or self.size < 32 or not 4 <= self.slices[0] <= self.slices[1]:
+            raise ConfigError(f"phantom: needs cases >= 1, size >= 32 and 4 <= slices[0] <= slices[1], got {self}")
+
+    @property
+    def signature(self) -> str:
+        content = json.dumps({"version": VERSION} | asdict(self), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """One volume.
+
+    Returns:
+        image int16 (D, H, W) in HU, label uint8 (D, H, W) with classes 1..7 in the order of `CLASSES`, spacing along
+        D, H, W in mm.
+    """
+    rng = np.random.default_rng((settings.seed, number))
+    depth = int(rng.integers(settings.slices[0], settings.slices[1] + 1))
+    pixel = FIELD_MM / settings.size * rng.uniform(0.9, 1.1)
+    spacing = (float(np.round(rng.uniform(4.0, 8.0), 1)), float(np.round(pixel, 3)), float(np.round(pixel, 3)))
+    shape = (depth, settings.size, settings.size)
+    # mm from the centre of the volume
+    axes_mm = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    z, y, x = np.meshgrid(*axes_mm, indexing="ij")
+    body = np.array((depth * spacing[0] / 2, rng.uniform(85, 110), rng.uniform(115, 140)))
+
+    def smooth(scale_mm: float) -> np.ndarray:
+        """Random field of unit variance and the given correlation length."""
+        field = gaussian_filter(rng.standard_normal(shape), [scale_mm / s for s in spacing], mode="reflect")
+        return field / max(field.std(), 1e-9)
+
+    def blob(centre: tuple[float, ...], axes: tuple[float, ...], rough: float) -> np.ndarray:
+        """An ellipsoid in body units, moved, turned and dented."""
+        centre = np.array(centre) + rng.normal(0, (0.08, 0.04, 0.04))
+        axes = np.array(axes) * rng.uniform(0.8, 1.2, 3)
+        angle = rng.normal(0, 0.3)
+        dz, dy, dx = z / body[0] - centre[0], y / body[1] - centre[1], x / body[2] - centre[2]
+        dy, dx = np.cos(angle) * dy - np.sin(angle) * dx, np.sin(angle) * dy + np.cos(angle) * dx
+        distance = (dz / axes[0]) ** 2 + (dy / axes[1]) ** 2 + (dx / axes[2]) ** 2
+        return distance + rough * smooth(22) < 1
+
+    radius = (y / body[1]) ** 2 + (x / body[2]) ** 2 + 0.06 * smooth(40)
+    image = np.full(shape, -1000.0)
+    image[radius < 1.25] = -100 + 10 * smooth(15)[radius < 1.25]
+    inside = radius < 1
+    image[inside] = rng.uniform(35, 60) + 8 * smooth(10)[inside]
+    cavity = radius < 0.8
+    image[cavity] = -90 + 15 * smooth(12)[cavity]
+    spine = ((y / body[1] - 0.52) / 0.2) ** 2 + ((x / body[2]) / 0.16) ** 2 + 0.15 * smooth(10) < 1
+    image[spine] = 220 + 80 * smooth(6)[spine]
+
+    label = np.zeros(shape, dtype=np.uint8)
+    for name, (centre, axes, contrast) in ORGANS.items():
+        region = blob(centre, axes, 0.03 if name == "aorta" else 0.16) & (radius < 0.95) & ~spine
+        texture = rng.uniform(3, 14) * smooth(rng.uniform(5, 14))
+        image[region] = rng.uniform(*contrast) + texture[region]
+        if name == "stomach":  # air above the contents
+            image[region & (y < np.quantile(y[region], 0.2) if region.any() else region)] = -700
+        label[region] = CLASSES.index(name) + 1 if name in CLASSES else 0
+
+    liver = np.argwhere(label == CLASSES.index("liver") + 1)
+    if len(liver):
+        middle = (liver[rng.integers(len(liver))] - (np.array(shape) - 1) / 2) * spacing
+        size = rng.uniform(9, 18)
+        distance = np.sqrt((z - middle[0]) ** 2 + (y - middle[1]) ** 2 + (x - middle[2]) ** 2)
+        lesion = (distance + 2 * smooth(8) < size) & (label == CLASSES.index("liver") + 1)
+        image[lesion] += rng.choice((-1, 1)) * rng.uniform(25, 50)
+        label[lesion] = CLASSES.index("lesion") + 1
+
+    image = gaussian_filter(image, (0, 0.6, 0.6))  # partial volume
+    image = (image + 1000) * (1 + 0.02 * smooth(120)) - 1000
+    image += rng.uniform(12, 24) * rng.standard_normal(shape) + 6 * smooth(5)
+    return np.clip(np.rint(image), -1024, 3071).astype(np.int16), label, spacing
+
+
+def write_phantom(out: Path, settings: PhantomSettings | None = None, progress: bool = True) -> Path:
+    """Write the phantom as an nnU-Net v2 data set, whole or not at all.
+
+    Raises:
+        DataError: `out` exists already and is not empty.
+    """
+    settings = settings or PhantomSettings()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists already and is not an empty folder; name another place, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        for folder in ("imagesTr", "labelsTr"):
+            (building / folder).mkdir()
+        for number in tqdm(range(settings.cases), desc="making the phantom", unit="case", disable=not progress):
+            image, label, spacing = make_volume(settings, number)
+            affine = np.diag((*spacing[::-1], 1.0))
+            for array, file in (
+                (image, f"imagesTr/phantom_{number:03d}_0000.nii.gz"),
+                (label, f"labelsTr/phantom_{number:03d}.nii.gz"),
+            ):
+                nifti = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+                nifti.header.set_xyzt_units("mm")
+                nib.save(nifti, building / file)
+        content = {
+            "name": "phantom",
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0} | {name: i for i, name in enumerate(CLASSES, start=1)},
+            "numTraining": settings.cases,
+            "file_ending": ".nii.gz",
+            "licence": "CC0-1.0",
+            "reference": f"made by samzoo, {settings}",
+        }
+        (building / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        building.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(building, out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return out
+
+
+def ensure_phantom(settings: PhantomSettings, progress: bool = True) -> Path:
+    """The phantom's folder under `$SAMZOO_HOME`, written on first use; safe when two processes start together."""
+    out = samzoo_home() / f"phantom-{settings.signature}"
+    if not (out / "dataset.json").is_file():
+        try:
+            write_phantom(out, settings, progress)
+        except (DataError, OSError):
+            if not (out / "dataset.json").is_file():  # else another process was quicker
+                raise
+    return out

@@ -1,0 +1,84 @@
+"""Image and mask folders: images/ beside masks/, or train/, val/, test/ each holding the two.
+
+A mask belongs to the picture of the same stem (plus the setting `mask_suffix`). Without `classes` masks are binary
+(0/1 or 0/255); with it they are indexed. Files are PNG, JPEG, TIFF or BMP pictures, or NIfTI volumes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samzoo.data.files import picture_channels
+from samzoo.data.index import (
+    PICTURE_ENDINGS,
+    ClassTable,
+    Collector,
+    DatasetIndex,
+    LabelFile,
+    ReadSettings,
+    Split,
+    class_table,
+    list_files,
+    repeated,
+    stem,
+)
+from samzoo.errors import DataError
+
+IMAGES = ("images", "imgs", "image")
+MASKS = ("masks", "labels", "mask", "label")
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+BINARY = ClassTable({"foreground": (255, 1)})
+
+
+def recognise(root: Path) -> bool:
+    return any(_pair(folder)[0] is not None for folder, _ in _places(root))
+
+
+def read(root: Path, settings: ReadSettings) -> DatasetIndex:
+    """Raises DataError: a picture without its mask, two pictures of one stem, no pictures."""
+    table = class_table(settings.classes, "data.classes") if settings.classes is not None else BINARY
+    found = Collector(settings)
+    first: Path | None = None
+    for place, split in _places(root):
+        images, masks = _pair(place)
+        if images is None:
+            continue
+        pictures = list_files(images)
+        first = first or next(iter(pictures), None)
+        if doubled := repeated(stem(p) for p in pictures):
+            raise DataError(f"duplicate case id {doubled[0]!r}: {images} holds two files of that stem")
+        if masks is None and split != "test":
+            raise DataError(f"{place}: there is {images.name}, but none of {', '.join(MASKS)} beside it")
+        by_stem = {stem(p): p for p in list_files(masks)} if masks is not None else {}
+        for picture in pictures:
+            case_id = stem(picture)
+            if masks is None:
+                found.add(case_id, [picture], split="predict")
+                continue
+            wanted = case_id + settings.mask_suffix
+            # A mask that is not there is reported like any other missing file, when the case is read.
+            found.add(case_id, [picture], [LabelFile(by_stem.pop(wanted, masks / f"{wanted}.png"))], split)
+        if by_stem and settings.include is None:
+            found.notes.append(f"{len(by_stem)} masks in {masks} have no picture, first {sorted(by_stem)[0]!r}")
+    if first is None:
+        raise DataError(f"{root}: no picture found; pictures end in {', '.join(PICTURE_ENDINGS)}")
+    return found.finish(root.resolve().name, root, "folder", table, picture_channels(first, settings.pictures))
+
+
+def _places(root: Path) -> list[tuple[Path, Split | None]]:
+    """Folders that may hold images and masks, with the split that their name gives."""
+    inner = [(root / name, split) for name, split in SPLIT_FOLDERS.items() if (root / name).is_dir()]
+    return inner or [(root, None)]
+
+
+def _pair(folder: Path) -> tuple[Path | None, Path | None]:
+    images = next((folder / n for n in IMAGES if (folder / n).is_dir()), None)
+    masks = next((folder / n for n in MASKS if (folder / n).is_dir()), None)
+    return images, masks

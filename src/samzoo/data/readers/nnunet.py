@@ -1,0 +1,89 @@
+"""nnU-Net v2 raw data: dataset.json, imagesTr/<case>_<channel>.<ending>, labelsTr/<case>.<ending>.
+
+imagesTs with labelsTs is the test set, without it is for prediction. A splits_final.json in the folder is respected.
+Source: nnU-Net's documentation/dataset_format.md.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from samzoo.data.index import (
+    ENDINGS,
+    Collector,
+    DatasetIndex,
+    LabelFile,
+    ReadSettings,
+    apply_splits,
+    choose_classes,
+    class_table,
+    list_files,
+    read_json,
+    require,
+)
+from samzoo.errors import DataError
+
+
+def recognise(root: Path) -> bool:
+    file = root / "dataset.json"
+    if not file.is_file():
+        return False
+    content = read_json(file)
+    return isinstance(content, dict) and "training" not in content
+
+
+def read(root: Path, settings: ReadSettings) -> DatasetIndex:
+    """Raises DataError: dataset.json lacks a key, a case lacks a channel or its label."""
+    file = root / "dataset.json"
+    content = read_json(file)
+    channels = require(content, "channel_names", file, '"channel_names": {"0": "CT"}')
+    labels = require(content, "labels", file, '"labels": {"background": 0, "liver": 1}')
+    ending = require(content, "file_ending", file, '"file_ending": ".nii.gz"')
+    if ending not in ENDINGS:
+        raise DataError(f"{file}: file_ending {ending!r} can't be read; samzoo reads {', '.join(ENDINGS)}")
+    if not isinstance(channels, dict) or not isinstance(labels, dict):
+        raise DataError(f"{file}: channel_names and labels must be objects")
+    table = choose_classes(class_table(labels, str(file)), settings)
+
+    found = Collector(settings)
+    training = _images(root / "imagesTr", ending)
+    for case_id, images in training.items():
+        found.add(case_id, images, [LabelFile(root / "labelsTr" / f"{case_id}{ending}")])
+    labelled_test = (root / "labelsTs").is_dir()
+    for case_id, images in _images(root / "imagesTs", ending).items():
+        label = [LabelFile(root / "labelsTs" / f"{case_id}{ending}")] if labelled_test else []
+        found.add(case_id, images, label, "test" if labelled_test else "predict")
+
+    for entry in found.entries.values():
+        if len(entry.images) not in (1, len(channels)):
+            raise DataError(
+                f"{root}: case {entry.id!r} has {len(entry.images)} image files, but dataset.json names "
+                f"{len(channels)} channels ({', '.join(channels.values())}); expected {entry.id}_0000{ending} to "
+                f"{entry.id}_{len(channels) - 1:04d}{ending}"
+            )
+    if settings.include is None:
+        orphans = {p.name[: -len(ending)] for p in list_files(root / "labelsTr", [ending])} - set(training)
+        if orphans:
+            found.notes.append(f"{len(orphans)} labels have no image, first {sorted(orphans)[0]!r}")
+        if content.get("numTraining") not in (None, len(training)):
+            found.notes.append(f"dataset.json says numTraining {content['numTraining']}, found {len(training)} cases")
+    name = content.get("name") or root.resolve().name
+    index = found.finish(name, root, "nnunet", table, [str(channels[k]) for k in sorted(channels, key=int)])
+    if settings.splits_file is None and (root / "splits_final.json").is_file():
+        index = apply_splits(index, root / "splits_final.json", settings.fold)
+    return index
+
+
+def _images(folder: Path, ending: str) -> dict[str, list[Path]]:
+    """Case id -> its channel files in order."""
+    cases: dict[str, list[Path]] = {}
+    for path in list_files(folder, [ending]):
+        match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
+        if match is None:
+            raise DataError(f"{path}: nnU-Net images end in the channel number, for example case_0000{ending}")
+        channel = cases.setdefault(match.group(1), [])
+        if int(match.group(2)) != len(channel):
+            raise DataError(f"{path}: channel {len(channel):04d} of case {match.group(1)!r} is missing")
+        channel.append(path)
+    return cases

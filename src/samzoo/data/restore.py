@@ -1,0 +1,83 @@
+"""Label maps back onto the geometry, axes and label values of the file that a case came from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from samzoo.data.decode import to_file_axes
+from samzoo.data.index import VOLUME_ENDINGS
+from samzoo.errors import DataError
+
+
+def is_volume(source: str | Path) -> bool:
+    """Whether a case's source file is NIfTI (else it is a picture)."""
+    return str(source).lower().endswith(VOLUME_ENDINGS)
+
+
+def source_label(label: np.ndarray, source_values: Sequence[int]) -> np.ndarray:
+    """Class ids (0..K) -> the data set's own label values, in the smallest unsigned type that holds them.
+
+    Args:
+        source_values: (K + 1,), `SamzooDataModule.source_values`.
+    """
+    table = np.asarray(source_values)
+    if table.min() < 0:
+        return table.astype(np.int16)[label]
+    return table.astype(np.min_scalar_type(int(table.max())))[label]
+
+
+def write_label(
+    label: np.ndarray, source: str | Path, target: Path, source_values: Sequence[int], slice_axis: int
+) -> None:
+    """Write a predicted label map, whole or not at all: NIfTI with the source's exact affine and axes, or PNG.
+
+    Args:
+        label: (D, H, W) class ids 0..K.
+        source: the case's image file.
+        target: file to write; .nii or .nii.gz for volumes, .png for pictures.
+        source_values: (K + 1,), `SamzooDataModule.source_values`.
+        slice_axis: `SamzooDataModule.slice_axis`.
+
+    Raises:
+        DataError: the label doesn't have the source's shape.
+    """
+    values = source_label(label, source_values)
+    ending = ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=ending, dir=target.parent)
+    os.close(handle)
+    try:
+        if is_volume(source):
+            image = nib.load(source)
+            values = to_file_axes(values, slice_axis)
+            if values.shape != (*image.shape, 1, 1)[:3]:
+                raise DataError(f"{source}: has shape {image.shape}, the prediction {values.shape}")
+            values = np.ascontiguousarray(values).reshape((*image.shape, 1, 1)[: max(2, min(image.ndim, 3))])
+            nib.save(_like(values, image), name)
+        else:
+            Image.fromarray(values[0]).save(name)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _like(values: np.ndarray, image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A label image with the codes and matrices of its source, to the last bit."""
+    written = type(image)(values, None)
+    header, source = written.header, image.header
+    header.set_xyzt_units(*source.get_xyzt_units())
+    header["pixdim"] = source["pixdim"]
+    for key in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"):
+        header[key] = source[key]
+    for key in ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"):
+        header[key] = source[key]
+    return type(image)(values, None, header)

@@ -1,0 +1,241 @@
+"""The case store: every case is decoded from its files once, into memory-mapped arrays.
+
+One folder per data set and decoding settings, in it one folder per case, whose name holds a signature of the case's
+source files. A case folder appears by a rename, so it is whole or absent; a build that was killed goes on where it
+ended, and a changed source file costs one case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from samzoo.data.decode import Decoded, DecodeSettings, decode
+from samzoo.data.index import CaseEntry, DatasetIndex
+from samzoo.errors import DataError
+from samzoo.paths import samzoo_home
+
+FORMAT = 1
+"""Raise it when the arrays change their meaning: older stores are then left alone and rebuilt."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One case of the store; arrays are opened on access and not held, so that any number of cases may be in use.
+
+    Args:
+        folder: its folder.
+        shape: (D, H, W).
+        spacing: (3,) mm along D, H, W.
+        affine: float64 (4, 4) of the source file.
+        labelled: whether there is a label.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+    labelled: bool
+    overlap: int
+
+    def image(self) -> np.ndarray:
+        """(C, D, H, W) float16 or float32 in [0, 1], memory-mapped, read-only."""
+        return np.load(self.folder / "image.npy", mmap_mode="r")
+
+    def label(self) -> np.ndarray | None:
+        """(D, H, W) uint8 class ids, memory-mapped, read-only."""
+        return np.load(self.folder / "label.npy", mmap_mode="r") if self.labelled else None
+
+    def counts(self) -> np.ndarray:
+        """(D, K) int32: voxels of each class on each slice."""
+        return np.load(self.folder / "counts.npy")
+
+
+class Store:
+    """Decoded cases of one data set under given settings.
+
+    Args:
+        index: its case index.
+        settings: decoding settings.
+        dtype: "float16" or "float32" for images.
+        home: folder of stores; default `$SAMZOO_HOME/store`.
+    """
+
+    def __init__(
+        self, index: DatasetIndex, settings: DecodeSettings, dtype: str = "float16", home: Path | None = None
+    ) -> None:
+        self.index, self.settings, self.dtype = index, settings, dtype
+        content = {
+            "format": FORMAT,
+            "root": str(index.root.resolve()),
+            "table": [list(index.table.values.items()), index.table.background, index.table.ignore],
+            "channels": index.channels,
+            "settings": asdict(settings),
+            "dtype": dtype,
+        }
+        self.signature = digest(content)
+        self.folder = (home or samzoo_home() / "store") / f"{slug(index.name)}-{self.signature}"
+
+    def case_folder(self, entry: CaseEntry) -> Path:
+        """Raises DataError: a source file is missing."""
+        return self.folder / f"{_folder_stem(entry.id)}-{source_signature(entry)}"
+
+    def build(self, entries: Iterable[CaseEntry], progress: bool = True) -> None:
+        """Decode the cases that aren't there yet. Several processes may call it at once: one works, the others wait.
+
+        Raises:
+            DataError: a broken case, a missing file, no space, no permission. What was built before stays valid.
+        """
+        folders = {e.id: self.case_folder(e) for e in entries}
+        by_id = {e.id: e for e in self.index.entries}
+        if all(f.is_dir() for f in folders.values()):
+            return
+        with _disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder / "lock"):
+            for leftover in self.folder.glob(".building-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            missing = [i for i, f in folders.items() if not f.is_dir()]
+            bar = tqdm(missing, desc=f"decoding {self.index.name}", unit="case", disable=not progress or not missing)
+            for case_id in bar:
+                self._build_case(by_id[case_id], folders[case_id])
+
+    def _build_case(self, entry: CaseEntry, target: Path) -> None:
+        decoded = decode(entry, self.index, self.settings)
+        with _disk_errors(self.folder):
+            building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+            try:
+                self._write(building, entry, decoded)
+                os.replace(building, target)
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+        for old in self.folder.glob(f"{_folder_stem(entry.id)}-*"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _write(self, folder: Path, entry: CaseEntry, decoded: Decoded) -> None:
+        save_array(folder / "image.npy", decoded.image.astype(self.dtype))
+        classes = len(self.index.table.names)
+        counts = np.zeros((decoded.image.shape[1], classes), dtype=np.int32)
+        if decoded.label is not None:
+            save_array(folder / "label.npy", decoded.label)
+            for z, plane in enumerate(decoded.label):
+                counts[z] = np.bincount(plane.ravel(), minlength=256)[1 : classes + 1]
+        save_array(folder / "counts.npy", counts)
+        meta = {
+            "id": entry.id,
+            "shape": decoded.image.shape[1:],
+            "spacing": decoded.spacing,
+            "affine": decoded.affine.tolist(),
+            "labelled": decoded.label is not None,
+            "overlap": decoded.overlap,
+        }
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+    def open(self, entry: CaseEntry) -> StoredCase:
+        """Raises DataError: the case isn't in the store (call `build` first), or its folder was tampered with."""
+        folder = self.case_folder(entry)
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            return StoredCase(
+                folder,
+                tuple(meta["shape"]),
+                tuple(meta["spacing"]),
+                np.array(meta["affine"], dtype=np.float64),
+                meta["labelled"],
+                meta["overlap"],
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{folder}: case {entry.id!r} can't be opened ({error}); delete {self.folder}, it is built again"
+            ) from None
+
+
+def source_signature(entry: CaseEntry) -> str:
+    """Hash of path, size and modification time of a case's files, and of what their labels mean.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    content = []
+    for path, class_id in [(p, -1) for p in entry.images] + [(f.path, f.class_id) for f in entry.labels]:
+        try:
+            stat = path.stat()
+        except OSError:
+            raise DataError(f"{path}: file of case {entry.id!r} is missing") from None
+        content.append((str(path.resolve()), stat.st_size, stat.st_mtime_ns, class_id))
+    return digest(content)
+
+
+def digest(content: object) -> str:
+    """First 12 hex digits of the sha256 of something that json can write."""
+    return hashlib.sha256(json.dumps(content, sort_keys=False, default=str).encode()).hexdigest()[:12]
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.")[:80] or "unnamed"
+
+
+def _folder_stem(case_id: str) -> str:
+    """A name without hyphens that two ids never share."""
+    return slug(case_id) if slug(case_id) == case_id else f"{slug(case_id)}.{digest(case_id)}"
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Like `np.save`, whose `tofile` hides the reason of a failed write."""
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(memoryview(array).cast("B"))
+
+
+def voxels_per_class(cases: Sequence[StoredCase]) -> np.ndarray:
+    """(cases, K) int64"""
+    return np.stack([c.counts().sum(0, dtype=np.int64) for c in cases])
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            free = shutil.disk_usage(folder if folder.is_dir() else Path(folder.anchor)).free
+            raise DataError(
+                f"no space left in {folder} ({free / 2**20:.0f} MiB free); free some, or set SAMZOO_HOME to a folder "
+                "on another disk. What was decoded so far is kept"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DataError(
+                f"{folder} can't be written ({error.strerror}); set SAMZOO_HOME to a folder of yours"
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One builder at a time. The kernel drops the lock of a process that dies, so it can't go stale."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks here: renames keep the store whole, work may be done twice
+        yield
+        return
+    with _disk_errors(path.parent), open(path, "w") as file:
+        with contextlib.suppress(OSError):  # file systems without locks, as above
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
