@@ -89,8 +89,11 @@ class ConfigFile(ActionConfigFile):
                     content[part] = str(beside.absolute() if beside.is_file() else find_config(name, kind))
                 except ConfigError as error:
                     raise UsageError(f"{path}: {part}: {error}") from error
+        parts = {key: value for key, value in content.items() if "." not in key}
+        single = {key: value for key, value in content.items() if "." in key}  # over what the part's file says
         try:
-            super().__call__(parser, cfg, yaml.safe_dump(content), option_string)
+            for layer in (parts, single):
+                super().__call__(parser, cfg, yaml.safe_dump(layer), option_string)
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{path}: {explain(str(error), all_settings(), concrete_methods())}") from error
 

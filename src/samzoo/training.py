@@ -35,7 +35,7 @@ class RunLog(Logger):
         self.folder = folder
         self.rows = _read_rows(folder / "metrics.csv")
         self._started = False
-        self._saved = len(self.rows)
+        self._draw_after = 0.0
 
     @property
     def name(self) -> str:
@@ -63,11 +63,10 @@ class RunLog(Logger):
             self.rows[-1] |= values
         else:
             self.rows.append({"step": step} | values)
-        if MONITOR in metrics:
-            self.save()
+        if MONITOR in metrics:  # Lightning asks for `save` at every step, which would be too often
+            self._write(draw=time.perf_counter() > self._draw_after)
 
-    @rank_zero_only
-    def save(self) -> None:
+    def _write(self, draw: bool) -> None:
         if not self.rows or not self._started:
             return
         keys = ["step", "epoch", *sorted({k for row in self.rows for k in row} - {"step", "epoch"})]
@@ -75,11 +74,15 @@ class RunLog(Logger):
             writer = csv.DictWriter(file, keys, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        draw_curves(self.rows, self.folder / "curves.png", f"{self.name} {self.folder.name}")
+        if draw:
+            start = time.perf_counter()
+            draw_curves(self.rows, self.folder / "curves.png", f"{self.name} {self.folder.name}")
+            end = time.perf_counter()
+            self._draw_after = end + 20 * (end - start)  # so that drawing never takes more than 5 % of the time
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        self._write(draw=True)
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:
