@@ -2,7 +2,8 @@
 
 from samzoo.methods.base import Method
 from samzoo.methods.baselines import SAM, BoxEllipse
+from samzoo.methods.sam_med2d import SAMMed2D
 
-METHODS: tuple[type[Method], ...] = (SAM, BoxEllipse)
+METHODS: tuple[type[Method], ...] = (SAM, BoxEllipse, SAMMed2D)
 
-__all__ = [*(method.__name__ for method in METHODS), "METHODS", "Method"]
+__all__ = ["METHODS", "SAM", "BoxEllipse", "Method", "SAMMed2D"]
