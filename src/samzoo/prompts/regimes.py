@@ -149,22 +149,22 @@ def _as_box(z: int, corners: np.ndarray) -> Box:
     return Box(z, y0, x0, z + 1, max(y1, y0 + 1), max(x1, x0 + 1))
 
 
-def _auto() -> Regime:
+def _auto(_: int) -> Regime:
     return Regime("auto", frozenset({"auto"}), "0", oracle_classes=False, oracle_slices="none")
 
 
-def _box_per_slice() -> Regime:
+def _box_per_slice(_: int) -> Regime:
     rule = "2 for each slice with foreground"
     return Regime("box_per_slice", frozenset({"box"}), rule, first_boxes=boxes_per_slice)
 
 
-def _clicks_per_slice(steps: int = 5, scored: tuple[int, ...] | None = None) -> Regime:
-    scored = scored or tuple(range(1, steps + 1, 2))
+def _clicks_per_slice(steps: int) -> Regime:
+    scored = tuple(sorted({*range(1, steps + 1, 2), steps}))
     rule = "1 for each click on each slice with foreground (none where there is no error)"
     return Regime("clicks_per_slice", frozenset({"click"}), rule, scored=scored, start=1, per_slice=True)
 
 
-def _box_3d() -> Regime:
+def _box_3d(_: int) -> Regime:
     return Regime("box_3d", frozenset({"box"}), "2 for the 3D box", oracle_slices="range", first_boxes=box_3d)
 
 
@@ -178,7 +178,7 @@ def _box_slices(count: int) -> Regime:
     )
 
 
-def _box_clicks_3d(steps: int = 5) -> Regime:
+def _box_clicks_3d(steps: int) -> Regime:
     return Regime(
         "box_clicks_3d",
         frozenset({"box", "click"}),
@@ -189,7 +189,7 @@ def _box_clicks_3d(steps: int = 5) -> Regime:
     )
 
 
-def _box_clicks_per_slice(steps: int = 5) -> Regime:
+def _box_clicks_per_slice(steps: int) -> Regime:
     return Regime(
         "box_clicks_per_slice",
         frozenset({"box", "click"}),
@@ -200,31 +200,31 @@ def _box_clicks_per_slice(steps: int = 5) -> Regime:
     )
 
 
-REGIMES: dict[str, Callable[..., Regime]] = {
+REGIMES: dict[str, Callable[[int], Regime]] = {
     "auto": _auto,
     "box_per_slice": _box_per_slice,
     "clicks_per_slice": _clicks_per_slice,
     "box_3d": _box_3d,
-    "box_3_slices": lambda: _box_slices(3),
-    "box_5_slices": lambda: _box_slices(5),
+    "box_3_slices": lambda _: _box_slices(3),
+    "box_5_slices": lambda _: _box_slices(5),
     "box_clicks_3d": _box_clicks_3d,
     "box_clicks_per_slice": _box_clicks_per_slice,
 }
-"""Factories by name; keyword arguments (`steps`) vary them."""
+"""Factories by name; the argument is the number of click steps."""
 
 
-def make_regime(name: str, **settings: int) -> Regime:
+def make_regime(name: str, click_steps: int = 5) -> Regime:
     """A regime by its name.
 
+    Args:
+        click_steps: clicks (or rounds of clicks) in the regimes that have any; the others ignore it.
+
     Raises:
-        ConfigError: unknown name (with the nearest right ones) or settings that it does not take.
+        ConfigError: unknown name (with the nearest right ones), or no step.
     """
     if name not in REGIMES:
         near = difflib.get_close_matches(name, REGIMES, n=3, cutoff=0.4) or sorted(REGIMES)
         raise ConfigError(f"unknown regime {name!r}; did you mean {', '.join(near)}?")
-    if settings.get("steps", 1) < 1:
-        raise ConfigError(f"regime {name} needs at least 1 step, got {settings['steps']}")
-    try:
-        return REGIMES[name](**settings)
-    except TypeError:
-        raise ConfigError(f"regime {name} does not take {', '.join(sorted(settings))}") from None
+    if click_steps < 1:
+        raise ConfigError(f"regime {name}: click_steps must be at least 1, got {click_steps}")
+    return REGIMES[name](click_steps)

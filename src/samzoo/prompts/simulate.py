@@ -93,8 +93,15 @@ def corrective_click(
     if truth.ndim == 3 and truth.shape[0] == 1:
         found = corrective_click(truth[0], prediction[0], spacing[1:])
         return found and ((*found[0], 0), found[1])
+    wrong = truth != prediction
+    corners = tight_box(wrong)
+    if corners is None:
+        return None
+    near = corners[: wrong.ndim][::-1]
+    crop = tuple(slice(a, b) for a, b in zip(near, corners[wrong.ndim :][::-1], strict=True))
+    wrong, truth = wrong[crop], truth[crop]  # labelling a whole volume takes seconds, its wrong part mostly little
     best: tuple[int, np.ndarray, tuple[slice, ...], bool] | None = None
-    for positive, error in ((True, truth & ~prediction), (False, prediction & ~truth)):
+    for positive, error in ((True, wrong & truth), (False, wrong & ~truth)):
         parts, count = ndimage.label(error, np.ones((3,) * error.ndim))
         if not count:
             continue
@@ -103,16 +110,15 @@ def corrective_click(
         if best is None or sizes[largest] > best[0]:
             where = ndimage.find_objects(parts)[largest]
             best = int(sizes[largest]), parts[where] == largest + 1, where, positive
-    if best is None:
-        return None
     _, component, where, positive = best
-    return _centre(component, where, spacing), positive
+    start = [s.start + n for s, n in zip(where, near, strict=True)]
+    centre = _centre(component, spacing) + start
+    return tuple(centre[::-1].tolist()), positive
 
 
-def _centre(component: np.ndarray, where: tuple[slice, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
-    """x, y (, z) of the voxel of a (cropped) component that lies farthest from its border, in the whole array."""
+def _centre(component: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Index of the voxel of a (cropped) component that lies farthest from its border."""
     distance = ndimage.distance_transform_edt(np.pad(component, 1), sampling=spacing)
     ties = np.argwhere(distance >= distance.max() - 1e-6) - 1
     offset = (ties - ties.mean(axis=0)) * np.asarray(spacing)
-    centre = ties[np.argmin((offset**2).sum(axis=1).round(9))]
-    return tuple(int(c + s.start) for c, s in zip(centre, where, strict=True))[::-1]
+    return ties[np.argmin((offset**2).sum(axis=1).round(9))]

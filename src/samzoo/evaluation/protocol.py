@@ -1,0 +1,243 @@
+"""The evaluation protocol as a callback: methods never see it, and it knows no method."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from samzoo.errors import ConfigError
+from samzoo.evaluation.overlay import save_overlay
+from samzoo.evaluation.records import Record, aggregate, deduplicate, mean, write_atomically, write_records
+from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
+from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
+from samzoo.evaluation.session import Cost
+from samzoo.evaluation.summary import summary
+from samzoo.methods.base import Method
+from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
+from samzoo.prompts.regimes import Regime, make_regime
+from samzoo.types import Case
+
+DEFAULT_REGIMES = ("auto", "box_per_slice", "clicks_per_slice", "box_3d", "box_3_slices", "box_clicks_3d")
+
+
+class EvaluationProtocol(Callback):
+    """Scores whole cases on their native grid: `val/dice` in validation, records in test.
+
+    A test writes into `trainer.default_root_dir`: records.csv, prompts.json, run.json and, on request, overlays/.
+    Files of an earlier test there are kept under another name.
+
+    Args:
+        regimes: how a test prompts; see `samzoo.prompts.REGIMES`. Those that the method can't answer are left out.
+        val_regimes: how a validation prompts; `val/dice` is their mean after their last step.
+        val_cases: at most so many cases are scored in a validation; None: all.
+        click_steps: rounds of clicks in the regimes with clicks.
+        seed: of the first prompts.
+        surface_metrics: NSD and HD95 in the test.
+        val_surface_metrics: likewise in the validation, as val/nsd_2mm.
+        overlays: of so many cases the test draws pictures, one for each regime.
+        prompts_file: use the prompts of this file (a test's prompts.json) instead of simulated ones.
+        encode_chunk: slices encoded at a time.
+        decode_chunk: prompts decoded at a time.
+
+    Raises:
+        ConfigError: unknown regime, number out of range.
+        DataError: a prompts file that can't be used.
+    """
+
+    def __init__(
+        self,
+        regimes: Sequence[str] = DEFAULT_REGIMES,
+        val_regimes: Sequence[str] = ("box_per_slice",),
+        val_cases: int | None = None,
+        click_steps: int = 5,
+        seed: int = 0,
+        surface_metrics: bool = True,
+        val_surface_metrics: bool = False,
+        overlays: int = 0,
+        prompts_file: str | None = None,
+        encode_chunk: int = 8,
+        decode_chunk: int = 64,
+    ) -> None:
+        for name, value, least in (
+            ("val_cases", val_cases, 1),
+            ("click_steps", click_steps, 1),
+            ("overlays", overlays, 0),
+            ("encode_chunk", encode_chunk, 1),
+            ("decode_chunk", decode_chunk, 1),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"protocol.{name} must be at least {least}, got {value}")
+        self.regimes = [make_regime(name, click_steps) for name in dict.fromkeys(regimes)]
+        self.val_regimes = [make_regime(name, click_steps) for name in dict.fromkeys(val_regimes)]
+        self.val_cases = val_cases
+        self.seed = seed
+        self.surface_metrics, self.val_surface_metrics = surface_metrics, val_surface_metrics
+        self.overlays = overlays
+        self.replay = load_prompts(prompts_file) if prompts_file else None
+        self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
+        self._told: set[str] = set()
+
+    # --- validation ----------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:
+        self._able = self._runnable(self.val_regimes, pl_module)
+        self._settings = self._make_settings(trainer, pl_module, self.val_surface_metrics, replay=False)
+        self._results: list[CaseResult] = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Case, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        position = batch_idx * trainer.world_size + trainer.global_rank
+        if self.val_cases is None or position < self.val_cases:
+            self._results.append(self._score(trainer, pl_module, batch))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
+        records = deduplicate(r for part in gather([r for c in self._results for r in c.records]) for r in part)
+        self._results = []
+        values = _final(records, self._able, "dice")
+        if None in values.values():
+            rank_zero_warn("val/dice is undefined: no validation case holds any of the classes")
+        for name, value in values.items():
+            pl_module.log(f"val/dice/{name}", _number(value), batch_size=1, rank_zero_only=False)
+        pl_module.log(
+            "val/dice", _number(mean([v for v in values.values() if v is not None])), prog_bar=True, batch_size=1
+        )
+        if self.val_surface_metrics:
+            nsd = [v for v in _final(records, self._able, "nsd_2mm").values() if v is not None]
+            pl_module.log("val/nsd_2mm", _number(mean(nsd)), batch_size=1)
+
+    # --- test ----------------------------------------------------------------------------------------------------
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:
+        self._able = self._runnable(self.regimes, pl_module)
+        self._settings = self._make_settings(trainer, pl_module, self.surface_metrics, replay=True)
+        self._records: list[Record] = []
+        self._prompts: dict[str, CasePrompts] = {}
+        self._costs: dict[str, Cost] = {}
+        self._flops: dict[str, int] | None = None
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Case, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._flops is None:
+            with trainer.precision_plugin.forward_context():
+                self._flops = count_flops(pl_module, batch)
+        result = self._score(trainer, pl_module, batch)
+        self._records += result.records
+        self._prompts[batch.id] = result.prompts
+        self._costs[batch.id] = result.cost
+        if batch_idx * trainer.world_size + trainer.global_rank < self.overlays:
+            for regime, labels in result.label_maps.items():
+                path = Path(trainer.default_root_dir) / "overlays" / f"{_file_name(batch.id)}_{regime}.png"
+                save_overlay(path, batch, labels)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
+        peak = max(gather(peak_memory_bytes(pl_module.device)))
+        records = deduplicate(r for part in gather(self._records) for r in part)
+        prompts = {case_id: p for part in gather(self._prompts) for case_id, p in part.items()}
+        costs = {case_id: c for part in gather(self._costs) for case_id, c in part.items()}
+        flops = next((f for f in gather(self._flops) if f is not None), None)
+        for name, value in _final(records, self._able, "dice").items():
+            if value is not None:
+                pl_module.log(f"test/dice/{name}", value, batch_size=1)
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        names = self._settings.class_names
+        info = run_info(trainer, pl_module) | {
+            "protocol": self._described(),
+            "flops": flops,
+            "peak_memory_bytes": peak,
+            "cost": cost_summary(costs),
+        }
+        for name in ("records.csv", "prompts.json", "run.json"):
+            _keep_older(folder / name)
+        write_atomically(folder / "prompts.json", lambda f: f.write(dump_prompts(prompts, names)))
+        write_atomically(folder / "run.json", lambda f: f.write(json.dumps(info, indent=1, default=str) + "\n"))
+        write_records(folder / "records.csv", records)
+        print(summary(records), flush=True)
+
+    # --- helpers -------------------------------------------------------------------------------------------------
+
+    def _score(self, trainer: Trainer, method: Method, case: Case) -> CaseResult:
+        with trainer.precision_plugin.forward_context():
+            return score_case(method, case, self._able, self._settings)
+
+    def _runnable(self, regimes: Sequence[Regime], method: Method) -> list[Regime]:
+        able, notes = runnable(regimes, method.spec)
+        for note in notes:
+            if note not in self._told:
+                self._told.add(note)
+                rank_zero_info(f"protocol: {note}")
+        return able
+
+    def _make_settings(self, trainer: Trainer, method: Method, surface: bool, replay: bool) -> Settings:
+        names = method.class_names or tuple(f"class_{k}" for k in range(1, method.num_classes + 1))
+        return Settings(
+            dataset=getattr(trainer.datamodule, "dataset_name", ""),
+            class_names=tuple(names),
+            seed=self.seed,
+            surface=surface,
+            replay=self.replay if replay else None,
+            encode_chunk=self.encode_chunk,
+            decode_chunk=self.decode_chunk,
+        )
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "prompts_file": str(self.replay.path) if self.replay else None,
+            "surface_metrics": self.surface_metrics,
+            "regimes": {
+                r.name: {
+                    "steps_scored": list(r.scored),
+                    "effort_rule": r.effort_rule,
+                    "oracle_classes": r.oracle_classes,
+                    "oracle_slices": r.oracle_slices,
+                }
+                for r in self._able
+            },
+        }
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process, in the order of ranks; pickled, so for small things only."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _final(records: Sequence[Record], regimes: Sequence[Regime], metric: str) -> dict[str, float | None]:
+    """Mean of a metric after the last step of each regime."""
+    values = aggregate(records, metric)
+    return {r.name: values.get((r.name, r.last)) for r in regimes}
+
+
+def _number(value: float | None) -> float:
+    """Lightning logs numbers only; NaN never becomes the best checkpoint."""
+    return float("nan") if value is None else value
+
+
+def _keep_older(path: Path) -> None:
+    """Rename an existing file to the first free `<stem>-<n><suffix>`."""
+    if path.exists():
+        number = 1
+        while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+            number += 1
+        os.replace(path, kept)
+
+
+def _file_name(case_id: str) -> str:
+    """A case id as a file name in one folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in case_id)

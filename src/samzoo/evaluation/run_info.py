@@ -1,0 +1,132 @@
+"""What run.json says beside the scores: where they come from and what they cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from torch.utils.flop_counter import FlopCounterMode
+
+import samzoo
+from samzoo.evaluation.session import ADAPTERS, Cost
+from samzoo.methods.base import Method
+from samzoo.types import Box, Case, CasePrompt, Click
+
+PACKAGES = ("samzoo", "torch", "lightning", "monai", "numpy", "scipy", "nibabel", "segment-anything", "timm")
+
+
+def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
+    """Config, versions, git state, seeds, device, parameters and training time of a run."""
+    root = Path(trainer.default_root_dir)
+    total, trained = method.count_parameters()
+    training = _beside(root, "training.json")
+    config = _beside(root, "config.yaml")
+    return {
+        "method": method.spec.name,
+        "dataset": getattr(trainer.datamodule, "dataset_name", None),
+        "dataset_signature": getattr(trainer.datamodule, "signature", None),
+        "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+        "base_sha256": method.base_sha256,
+        "config": yaml.safe_load(config.read_text()) if config else None,
+        "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "git": git_state(Path(samzoo.__file__).parent),
+        "device": device_info(method.device),
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        "parameters_total": total,
+        "parameters_trained": trained,
+        "training": json.loads(training.read_text()) if training else None,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the code and whether it was changed since; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", str(folder)))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device_info(device: torch.device) -> dict[str, Any]:
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
+    return {"type": device.type, "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """On CUDA the most that tensors took since the start of the test; else the most that the process ever held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@torch.no_grad()
+def count_flops(method: Method, case: Case) -> dict[str, int]:
+    """Floating point operations of encoding one image of a case and of answering one prompt on it.
+
+    A product and a sum count as two. The prompt is a box if the method understands boxes, else a click, else none.
+    """
+    adapter = ADAPTERS[method.spec.unit](method, case, Cost(), 1, 1)
+    depth, height, width = case.shape
+    z = depth // 2
+    with torch.compiler.set_stance("force_eager"):
+        with FlopCounterMode(display=False) as encode:
+            adapter.encode([z])
+        prompt = CasePrompt(1, clicks=(Click(z, height // 2, width // 2, True),))
+        if "box" in method.spec.prompts:
+            prompt = CasePrompt(
+                1, boxes=(Box(z, height // 4, width // 4, z + 1, height // 4 * 3 + 1, width // 4 * 3 + 1),)
+            )
+        with FlopCounterMode(display=False) as decode:
+            if method.spec.prompts & {"box", "click"}:
+                for _ in adapter.decode(adapter.rows(prompt)):
+                    pass
+            else:
+                adapter.decode_without_prompts([z])
+    return {"encode": encode.get_total_flops(), "prompt": decode.get_total_flops()}
+
+
+def cost_summary(costs: Mapping[str, Cost]) -> dict[str, Any]:
+    """Totals over cases, and what each case took: the encode counts show that nothing was encoded twice."""
+    total = Cost()
+    for cost in costs.values():
+        for name, value in asdict(cost).items():
+            setattr(total, name, getattr(total, name) + value)
+    per = lambda seconds, count: 1000 * seconds / count if count else None  # noqa: E731
+    return {
+        **asdict(total),
+        "ms_per_encode": per(total.encode_seconds, total.images_encoded),
+        "ms_per_prompt": per(total.decode_seconds, total.prompts_decoded),
+        "cases": {case_id: asdict(cost) for case_id, cost in sorted(costs.items())},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    """A file of the run: in its folder, or in the one above a later test's own folder."""
+    return next((p for p in (folder / name, folder.parent / name) if p.is_file()), None)

@@ -1,0 +1,219 @@
+"""Walk one case through regimes and score every answer on the native grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from samzoo.errors import ConfigError, DataError
+from samzoo.evaluation.records import Record
+from samzoo.evaluation.session import Answer, CaseSession, Cost
+from samzoo.methods.base import Method
+from samzoo.metrics import Overlap, Surface, overlap, surface
+from samzoo.prompts.io import PromptBook
+from samzoo.prompts.regimes import Regime
+from samzoo.types import IGNORE, Case, CasePrompt, MethodSpec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are scored.
+
+    Args:
+        dataset, class_names: for the records; names in the order of class ids, from 1.
+        seed: of the first prompts.
+        surface: whether to compute surface distances.
+        replay: prompts to use instead of simulated ones.
+        encode_chunk, decode_chunk: slices and prompts per call.
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    seed: int = 0
+    surface: bool = True
+    replay: PromptBook | None = None
+    encode_chunk: int = 8
+    decode_chunk: int = 64
+
+
+@dataclass
+class CaseResult:
+    """Args:
+    records: in the order in which they came about.
+    prompts: regime -> class id -> the prompt after each step.
+    label_maps: regime -> uint8 (D, H, W) after the last step, a later class over an earlier one; only to be looked at.
+    cost: what the session spent.
+    """
+
+    case_id: str
+    cost: Cost
+    records: list[Record] = field(default_factory=list)
+    prompts: dict[str, dict[int, list[CasePrompt]]] = field(default_factory=dict)
+    label_maps: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def runnable(regimes: Sequence[Regime], spec: MethodSpec) -> tuple[list[Regime], list[str]]:
+    """The regimes that a method can answer, and a note on each of the others.
+
+    Raises:
+        ConfigError: it can't answer any.
+    """
+    notes = [
+        f"regime {r.name} is left out: {spec.name} does not understand {', '.join(sorted(r.kinds - spec.prompts))}"
+        for r in regimes
+        if not r.kinds <= spec.prompts
+    ]
+    able = [r for r in regimes if r.kinds <= spec.prompts]
+    if not able:
+        names = ", ".join(r.name for r in regimes) or "(none)"
+        raise ConfigError(
+            f"{spec.name} understands {', '.join(sorted(spec.prompts))} and can't be scored with any of the regimes "
+            f"{names}; choose others in protocol.regimes or protocol.val_regimes"
+        )
+    return able, notes
+
+
+def score_case(method: Method, case: Case, regimes: Sequence[Regime], settings: Settings) -> CaseResult:
+    """All regimes on one case; its slices are encoded at most once.
+
+    Classes that are absent from the ground truth are scored in regime auto only: nobody prompts for them.
+
+    Raises:
+        DataError: the case has no label, a label value beyond the classes, or no (complete) saved prompts.
+    """
+    if case.label is None:
+        raise DataError(f"case {case.id} has no ground truth, so it can't be scored; use `samzoo predict`")
+    session = CaseSession(method, case, settings.encode_chunk, settings.decode_chunk)
+    return _Walk(session, case, settings).run(regimes)
+
+
+class _Walk:
+    def __init__(self, session: CaseSession, case: Case, settings: Settings) -> None:
+        self.session, self.case, self.settings = session, case, settings
+        self.label = case.label.numpy()
+        counts = np.bincount(self.label.ravel(), minlength=IGNORE + 1)
+        self.present = [int(k) for k in np.flatnonzero(counts) if k not in (0, IGNORE)]
+        if self.present and self.present[-1] > len(settings.class_names):
+            raise DataError(
+                f"case {case.id}: label value {self.present[-1]}, but there are {len(settings.class_names)} classes"
+            )
+        self.valid = self.label != IGNORE if counts[IGNORE] else None
+        self.result = CaseResult(case.id, session.cost)
+
+    def run(self, regimes: Sequence[Regime]) -> CaseResult:
+        for regime in regimes:
+            if regime.auto:
+                self._automatic(regime)
+            else:
+                self._prompted(regime)
+        return self.result
+
+    def _automatic(self, regime: Regime) -> None:
+        before = replace(self.session.cost)
+        labels = self.session.label_map(None)
+        spent = self._spent(before)
+        for class_id in range(1, len(self.settings.class_names) + 1):
+            scores = self._score(class_id, labels == class_id)
+            self._record(regime, 0, CasePrompt(class_id), scores, spent)
+        self.result.label_maps[regime.name] = labels
+
+    def _prompted(self, regime: Regime) -> None:
+        saved = self._saved(regime)
+        classes = self.present if saved is None else list(saved)
+        prompts: list[CasePrompt] = []
+        answers: list[Answer | None] = []
+        history: dict[int, list[CasePrompt]] = {k: [] for k in classes}
+        scores: dict[int, tuple[Overlap, Surface]] = {}
+        for step in range(regime.start, regime.last + 1):
+            if saved is not None:
+                updated = [saved[k][step - regime.start] for k in classes]
+            elif step == regime.start:
+                updated = [self._first(regime, k) for k in classes]
+            else:
+                updated = [self._next(regime, p, a) for p, a in zip(prompts, answers, strict=True)]
+            before = replace(self.session.cost)
+            answers = self.session.segment(updated, answers or None)
+            spent = self._spent(before)
+            for i, k in enumerate(classes):
+                history[k].append(updated[i])
+                if prompts and updated[i] != prompts[i]:
+                    scores.pop(k, None)
+                if step in regime.scored:
+                    if k not in scores:
+                        scores[k] = self._score(k, answers[i].mask)
+                    self._record(regime, step, updated[i], scores[k], spent)
+            prompts = updated
+        self.result.prompts[regime.name] = history
+        labels = np.zeros(self.case.shape, dtype=np.uint8)
+        for k, answer in zip(classes, answers, strict=True):
+            labels[answer.mask] = k
+        self.result.label_maps[regime.name] = labels
+
+    def _saved(self, regime: Regime) -> Mapping[int, list[CasePrompt]] | None:
+        book = self.settings.replay
+        if book is None:
+            return None
+        names = self.settings.class_names
+        saved = book.steps(self.case.id, regime.name, names, self.case.shape)
+        place = f"{book.path}: cases.{self.case.id}.{regime.name}"
+        needed = regime.last - regime.start + 1
+        for k, steps in saved.items():
+            if len(steps) < needed:
+                raise DataError(f"{place}.{names[k - 1]}: holds {len(steps)} steps, the regime needs {needed}")
+        if missing := [names[k - 1] for k in self.present if k not in saved]:
+            raise DataError(f"{place}: holds no prompts for {', '.join(missing)}, which the ground truth has")
+        return saved
+
+    def _first(self, regime: Regime, class_id: int) -> CasePrompt:
+        truth = self.label == class_id
+        return regime.first(truth, class_id, self.case.spacing, self.settings.seed, self.case.id)
+
+    def _next(self, regime: Regime, prompt: CasePrompt, answer: Answer) -> CasePrompt:
+        return regime.next(prompt, self.label == prompt.class_id, self._kept(answer.mask), self.case.spacing)
+
+    def _kept(self, mask: np.ndarray) -> np.ndarray:
+        """Without the voxels that are to be ignored."""
+        return mask if self.valid is None else mask & self.valid
+
+    def _score(self, class_id: int, mask: np.ndarray) -> tuple[Overlap, Surface]:
+        truth, mask = self.label == class_id, self._kept(mask)
+        distances = Surface((None, None), None)
+        if self.settings.surface:
+            distances = surface(mask, truth, self.case.spacing)
+        return overlap(mask, truth), distances
+
+    def _spent(self, before: Cost) -> tuple[float, float]:
+        now = self.session.cost
+        return now.encode_seconds - before.encode_seconds, now.decode_seconds - before.decode_seconds
+
+    def _record(
+        self, regime: Regime, step: int, prompt: CasePrompt, scores: tuple[Overlap, Surface], spent: tuple[float, float]
+    ) -> None:
+        counts, distances = scores
+        self.result.records.append(
+            Record(
+                dataset=self.settings.dataset,
+                method=self.session.method_name,
+                case_id=self.case.id,
+                patient=self.case.patient,
+                class_id=prompt.class_id,
+                class_name=self.settings.class_names[prompt.class_id - 1],
+                regime=regime.name,
+                step=step,
+                effort=prompt.effort,
+                oracle_classes=regime.oracle_classes,
+                oracle_slices=regime.oracle_slices,
+                tp=counts.tp,
+                fp=counts.fp,
+                fn=counts.fn,
+                dice=counts.dice,
+                iou=counts.iou,
+                nsd_1mm=distances.nsd[0],
+                nsd_2mm=distances.nsd[1],
+                hd95_mm=distances.hd95,
+                encode_seconds=spent[0],
+                decode_seconds=spent[1],
+            )
+        )

@@ -1,0 +1,111 @@
+"""Small methods that know the answer or count the questions, and cases to ask about."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from samzoo.geometry import plan
+from samzoo.methods.base import Method
+from samzoo.types import Case, MethodSpec
+
+
+class BoxDrawer(Method):
+    """Fills its box, else a square around each foreground click; counts how often it sees which slice.
+
+    A slice is told by its mean grey value. The state holds the number of answers so far.
+    """
+
+    spec = MethodSpec("BoxDrawer", 2, "slice", frozenset({"box", "click"}), False, "everything")
+    side, low = 64, 64
+
+    def __init__(self, num_classes=2, class_names=("organ", "lesion")):
+        super().__init__(num_classes, class_names)
+        self.seen = Counter()
+        self.decoded = []
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def prepare(self, image, size, spacing):
+        grids = [plan((int(h), int(w)), self.side, "longest_side") for h, w in size.tolist()]
+        return image.mean(dim=(1, 2, 3)), grids
+
+    def encode(self, x):
+        for value in x.tolist():
+            self.seen[round(value, 4)] += 1
+        return x.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+
+    def decode(self, embedding, prompts, state=None):
+        count = len(prompts)
+        assert int(prompts.image_index.max()) < len(embedding)
+        turn = torch.ones(count) if state is None else state["turn"] + 1
+        clicks = 0 if prompts.points is None else prompts.points.shape[1]
+        self.decoded.append((count, prompts.boxes is not None, clicks, turn.tolist()))
+        centre = (torch.arange(self.low) + 0.5) * self.side / self.low
+        x, y = centre[None, None, :], centre[None, :, None]
+
+        def fill(x0, y0, x1, y1):
+            (x0, y0, x1, y1) = (v[:, None, None] for v in (x0, y0, x1, y1))
+            return torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
+
+        logits = torch.full((count, self.low, self.low), -1.0)
+        if prompts.boxes is not None:
+            logits = fill(*prompts.boxes.T)
+        for i in range(clicks):
+            px, py = prompts.points[:, i].T
+            square = fill(px - 3, py - 3, px + 4, py + 4)
+            positive = (prompts.point_labels[:, i] == 1)[:, None, None]
+            logits = torch.where(positive, torch.maximum(logits, square), torch.minimum(logits, -square))
+        return logits[:, None], {"turn": turn}
+
+
+class Automatic(Method):
+    """Class 1 wherever the picture is bright, class 2 nowhere; takes no prompts."""
+
+    spec = MethodSpec("Automatic", 2, "slice", frozenset({"auto"}), True, "everything")
+
+    def prepare(self, image, size, spacing):
+        h, w = (int(v) for v in size[0])
+        padded = torch.nn.functional.pad(image[:, :1], (0, max(h, w) - w, 0, max(h, w) - h))
+        return padded, [plan((h, w), max(h, w), "longest_side")] * len(image)
+
+    def encode(self, x):
+        return x
+
+    def decode(self, embedding, prompts, state=None):
+        return torch.cat((embedding - 0.5, -torch.ones_like(embedding)), dim=1), {}
+
+
+class Cases(LightningDataModule):
+    dataset_name = "made-up"
+    num_classes, class_names = 2, ("organ", "lesion")
+
+    def __init__(self, cases):
+        super().__init__()
+        self.cases = list(cases)
+
+    def test_dataloader(self):
+        return DataLoader(self.cases, batch_size=None)
+
+    val_dataloader = predict_dataloader = test_dataloader
+
+
+def make_case(case_id="a", shape=(6, 40, 52), spacing=(3.0, 1.0, 0.5), lesion=True, label=True):
+    """An organ on all but the outer slices, with a notch; a lesion on two slices; slices told by their grey value."""
+    depth, height, width = shape
+    truth = np.zeros(shape, dtype=np.uint8)
+    inner = range(1, depth - 1) if depth > 2 else range(depth)
+    for z in inner:
+        truth[z, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 1
+        truth[z, height // 4 : height // 2, width // 4 : width // 3 + z] = 0
+    if lesion:
+        truth[depth // 2 : depth // 2 + 2, 2:6, 2:8] = 2
+    grey = torch.linspace(0.1, 0.9, depth)[None, :, None, None].expand(1, *shape).clone()
+    return Case(case_id, f"p_{case_id}", grey, torch.from_numpy(truth) if label else None, spacing, np.eye(4))
+
+
+@pytest.fixture
+def case():
+    return make_case()
