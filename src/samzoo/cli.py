@@ -80,7 +80,10 @@ def _resolve_run(options: argparse.Namespace, verb: str) -> None:
         if ckpt:
             raise UsageError("--zero-shot scores the method without a checkpoint: leave --ckpt out")
         if not (options.config or options.part_files):
-            raise UsageError("--zero-shot needs --config NAME.yaml to know the method")
+            if not options.run_dir:
+                raise UsageError("--zero-shot needs --config NAME.yaml to know the method")
+            options.run = _find_run(options)
+            options.config = [str(options.run.config)]
         return
     if ckpt and not options.run_dir:
         folder = ckpt.parent.parent

@@ -202,13 +202,14 @@ class SamzooCLI(LightningCLI):
         if self.subcommand == "predict":
             return {"logger": False, "enable_checkpointing": False}
         if self.subcommand != "fit":
-            self.result = run_folder.result_folder(self.run) if self.subcommand == "test" else self.run.path
+            self.result = self._result_folder() if self.subcommand == "test" else self.run.path
             return {"default_root_dir": str(self.result), "logger": False, "enable_checkpointing": False}
         settings = self.config_init[self.subcommand].trainer
         self.run.checkpoints.mkdir(exist_ok=True)
         if _rank() == 0:
             run_folder.write_beside(self.run.config, self._config_text())
-        self.trainer_defaults["callbacks"] = training_callbacks(self.run, validates=settings.limit_val_batches != 0)
+        validates = settings.limit_val_batches != 0 and bool(self.datamodule.entries("val"))
+        self.trainer_defaults["callbacks"] = training_callbacks(self.run, validates)
         loggers = [RunLog(self.run.path), *self._tensorboard()]
         if settings.logger not in (None, True, False):
             loggers += settings.logger if isinstance(settings.logger, list) else [settings.logger]
@@ -217,7 +218,7 @@ class SamzooCLI(LightningCLI):
     def _new_run(self) -> Run:
         """A new run folder; the further processes of a DDP fit use the one that the first has made."""
         if _rank() > 0:
-            made = os.environ.get(run_folder.PARENT_VARIABLE) or self.options.run_dir
+            made = os.environ.get(run_folder.RUN_VARIABLE) or self.options.run_dir
             if not made:
                 raise ConfigError(
                     "with an external launcher, give --run DIR so that all processes share one run folder"
@@ -227,10 +228,18 @@ class SamzooCLI(LightningCLI):
             run = run_folder.given(Path(self.options.run_dir), new=True)
         else:
             run = run_folder.create(self.options.name)
-        os.environ[run_folder.PARENT_VARIABLE] = str(run.path.absolute())
+        os.environ[run_folder.RUN_VARIABLE] = str(run.path.absolute())
         if self.subcommand != "fit":
-            run_folder.write_text(run.config, self._config_text())
+            run_folder.write_beside(run.config, self._config_text())
         return run
+
+    def _result_folder(self) -> Path:
+        """The same for all processes of a test; see `run_folder.result_folder`."""
+        if _rank() > 0 and (made := os.environ.get(run_folder.RESULT_VARIABLE)):
+            return Path(made)
+        folder = run_folder.result_folder(self.run, self._config_text())
+        os.environ[run_folder.RESULT_VARIABLE] = str(folder.absolute())
+        return folder
 
     def _config_text(self) -> str:
         """The whole configuration, valid for every verb."""

@@ -6,41 +6,20 @@ A run is `runs/<name>/<time stamp>/`; a training has a `checkpoints` folder in i
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from samzoo.errors import ConfigError
+from samzoo.evaluation.records import write_atomically
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 RESULT = "records.csv"
-PARENT_VARIABLE = "SAMZOO_RUN_FOLDER"
-"""Tells the processes that Lightning starts for DDP which folder the first one made."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that replaces `path` once the block has ended without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text)
+RUN_VARIABLE = "SAMZOO_RUN_FOLDER"
+RESULT_VARIABLE = "SAMZOO_RESULT_FOLDER"
+"""They tell the processes that Lightning starts for DDP which folders the first one made."""
 
 
 def write_beside(path: Path, text: str) -> None:
@@ -50,7 +29,7 @@ def write_beside(path: Path, text: str) -> None:
         while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
             number += 1
         os.replace(path, kept)
-    write_text(path, text)
+    write_atomically(path, lambda file: file.write(text))
 
 
 @dataclass(frozen=True)
@@ -82,16 +61,8 @@ class Run:
 
 
 def create(name: str) -> Run:
-    """A new, empty folder `runs/<name>/<time stamp>`; never one that exists."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while True:
-        path = RUNS / name / (stamp if number == 1 else f"{stamp}-{number:02d}")
-        try:
-            path.mkdir(parents=True)
-            return Run(path)
-        except FileExistsError:
-            number += 1
+    """A new, empty folder `runs/<name>/<time stamp>`."""
+    return Run(_new_folder(RUNS / name))
 
 
 def given(path: Path, new: bool = False) -> Run:
@@ -132,16 +103,31 @@ def newest(name: str | None = None) -> Run:
     return runs[-1]
 
 
-def result_folder(run: Run) -> Path:
-    """Where a test of this run writes: the run itself, or a new `test-<time stamp>` in it if it holds a result."""
-    if not (run.path / RESULT).exists():
+def result_folder(run: Run, config: str) -> Path:
+    """Where a test of this run writes: the run itself, or a new `test-<time stamp>` in it with a config of its own.
+
+    Args:
+        run: what is tested.
+        config: text of the settings of this test; other ones than the run's are not mixed with its own result.
+    """
+    if not (run.path / RESULT).exists() and run.config.is_file() and run.config.read_text() == config:
         return run.path
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = _new_folder(run.path, "test-")
+    write_atomically(folder / CONFIG, lambda file: file.write(config))
+    return folder
+
+
+def _new_folder(parent: Path, prefix: str = "") -> Path:
+    """A new, empty folder called by the time; never one that exists."""
+    stamp = f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
     number = 1
-    while (path := run.path / (f"test-{stamp}" if number == 1 else f"test-{stamp}-{number:02d}")).exists():
-        number += 1
-    path.mkdir()
-    return path
+    while True:
+        path = parent / (stamp if number == 1 else f"{stamp}-{number:02d}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
 
 
 def _listing() -> str:

@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from samzoo.run_folder import Run, atomic, write_text
+from samzoo.evaluation.records import write_atomically
+from samzoo.run_folder import Run
 
 MONITOR = "val/dice"
 
@@ -70,10 +71,13 @@ class RunLog(Logger):
         if not self.rows or not self._started:
             return
         keys = ["step", "epoch", *sorted({k for row in self.rows for k in row} - {"step", "epoch"})]
-        with atomic(self.folder / "metrics.csv") as path, path.open("w", newline="") as file:
+
+        def write(file: Any) -> None:
             writer = csv.DictWriter(file, keys, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
+
+        write_atomically(self.folder / "metrics.csv", write)
         if draw:
             start = time.perf_counter()
             draw_curves(self.rows, self.folder / "curves.png", f"{self.name} {self.folder.name}")
@@ -112,8 +116,7 @@ def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
     handles = [*losses.get_lines(), *scores.get_lines()]
     if handles:
         losses.legend(handles=handles, loc="upper center", ncols=4, fontsize="small", frameon=False)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    write_atomically(path, lambda file: figure.savefig(file, dpi=110, format="png"), "wb")
 
 
 class TrainingRecord(Callback):
@@ -180,7 +183,8 @@ class TrainingRecord(Callback):
             "precision": str(trainer.precision),
             "peak_memory_bytes": peak,
         }
-        write_text(self.run.path / "training.json", json.dumps(record, indent=2) + "\n")
+        text = json.dumps(record, indent=2) + "\n"
+        write_atomically(self.run.path / "training.json", lambda file: file.write(text))
 
 
 def _peak_resident_bytes() -> int:
