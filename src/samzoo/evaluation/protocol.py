@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from samzoo.errors import ConfigError
 from samzoo.evaluation.overlay import save_overlay
-from samzoo.evaluation.records import Record, aggregate, deduplicate, mean, write_atomically, write_records
+from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_atomically, write_records
 from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
 from samzoo.evaluation.session import Cost
@@ -137,7 +137,7 @@ class EvaluationProtocol(Callback):
         self._costs[batch.id] = result.cost
         if batch_idx * trainer.world_size + trainer.global_rank < self.overlays:
             for regime, labels in result.label_maps.items():
-                path = Path(trainer.default_root_dir) / "overlays" / f"{_file_name(batch.id)}_{regime}.png"
+                path = Path(trainer.default_root_dir) / "overlays" / f"{file_name(batch.id)}_{regime}.png"
                 save_overlay(path, batch, labels)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
@@ -236,8 +236,3 @@ def _keep_older(path: Path) -> None:
         while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
             number += 1
         os.replace(path, kept)
-
-
-def _file_name(case_id: str) -> str:
-    """A case id as a file name in one folder."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in case_id)

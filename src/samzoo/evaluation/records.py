@@ -176,6 +176,11 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def file_name(case_id: str) -> str:
+    """A case id as the stem of a file in one folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in case_id)
+
+
 def write_atomically(path: str | Path, write: Callable, mode: str = "w") -> None:
     """Let `write(file)` fill a file that appears whole or not at all; what was there before survives a failure.
 
