@@ -38,7 +38,8 @@ class SamzooDataModule(LightningDataModule):
         intensity: How file values become [0, 1]: window (low, high), percentile (low, high), or range (of 8- or 16-bit
             pictures).
         classes: Class name to label value(s), to name an indexed mask's values, to select or to merge classes; the
-            names background and ignore are special. Values left out become background. Default is the data set's own table.
+            names background and ignore are special. Values left out become background. Default is the data set's own
+            table.
         slice_axis: File axis (0, 1, 2) whose slices 2D methods see; default the last.
         pictures: Convert pictures to grey or rgb; auto takes the first picture's channels for all.
         pixel_mm: Size of a picture's pixel in mm; with the default 1, distances of pictures are in pixels.

@@ -54,7 +54,6 @@ class Decoded:
         spacing: (3,) mm along D, H, W.
         affine: float64 (4, 4) of the file's own axes.
         overlap: voxels claimed by objects of more than one class (one mask per object only).
-        range: (low, high) of the file's values over all channels, before the intensity setting.
     """
 
     image: np.ndarray
@@ -62,7 +61,21 @@ class Decoded:
     spacing: tuple[float, float, float]
     affine: np.ndarray
     overlap: int = 0
-    range: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A case's files, read and checked, in their own axes and units.
+
+    Args:
+        parts: one per image file.
+        label: uint8 (i, j, k) class ids, or None.
+        overlap: as in `Decoded`.
+    """
+
+    parts: tuple[Array, ...]
+    label: np.ndarray | None
+    overlap: int = 0
 
 
 def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> Decoded:
@@ -71,7 +84,26 @@ def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> D
     Raises:
         DataError: whatever is wrong with its files, naming the file. ConfigError: settings that don't fit them.
     """
-    parts = [read_array(path, settings.pictures) for path in entry.images]
+    loaded = load(entry, index, settings.pictures)
+    first, label = loaded.parts[0], loaded.label
+    if label is not None:
+        label = to_case_axes(label, first, settings.slice_axis)
+    stacked = [(part, channel) for part in loaded.parts for channel in part.data]
+    chosen = [stacked[c] for c in settings.channels]
+    image = np.empty((len(chosen), *to_case_axes(first.data[0], first, settings.slice_axis).shape), dtype=np.float32)
+    for position, (part, channel) in enumerate(chosen):
+        scaled = _scale(channel, part, settings, position, entry)
+        image[position] = to_case_axes(scaled, part, settings.slice_axis)
+    return Decoded(image, label, case_spacing(first, settings), first.affine, loaded.overlap)
+
+
+def load(entry: CaseEntry, index: DatasetIndex, pictures: str = "auto") -> Loaded:
+    """Read a case's files and check them against each other and the data set.
+
+    Raises:
+        DataError: whatever is wrong, naming the file.
+    """
+    parts = [read_array(path, pictures) for path in entry.images]
     for path, part in zip(entry.images[1:], parts[1:], strict=True):
         check_same_grid(path, part, entry.images[0], parts[0])
     count = sum(len(p.data) for p in parts)
@@ -82,20 +114,8 @@ def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> D
             f"({', '.join(index.channels)}){hint}"
         )
     check_finite(entry.images, parts)
-    first = parts[0]
-    label, overlap = None, 0
-    if entry.labels:
-        label, overlap = read_label(entry, first, index.table)
-        label = to_case_axes(label, first, settings.slice_axis)
-    stacked = [(part, channel) for part in parts for channel in part.data]
-    chosen = [stacked[c] for c in settings.channels]
-    image = np.empty((len(chosen), *to_case_axes(first.data[0], first, settings.slice_axis).shape), dtype=np.float32)
-    for position, (part, channel) in enumerate(chosen):
-        scaled = _scale(channel, part, settings, position, entry)
-        image[position] = to_case_axes(scaled, part, settings.slice_axis)
-    spacing = case_spacing(first, settings)
-    low, high = min(float(p.data.min()) for p in parts), max(float(p.data.max()) for p in parts)
-    return Decoded(image, label, spacing, first.affine, overlap, (low, high))
+    label, overlap = read_label(entry, parts[0], index.table) if entry.labels else (None, 0)
+    return Loaded(tuple(parts), label, overlap)
 
 
 def case_spacing(array: Array, settings: DecodeSettings) -> tuple[float, float, float]:
@@ -161,7 +181,7 @@ def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.nd
         values = as_integers(array.data[0], file.path)
         if file.class_id is None:
             return map_values(values, table, file.path), 0
-        if not set(present := np.unique(values).tolist()) <= {0, 1, 255} or {1, 255} <= set(present):
+        if not set(present := present_values(values)) <= {0, 1, 255} or {1, 255} <= set(present):
             raise DataError(f"{file.path}: an object's mask must be binary (0/1 or 0/255), it holds {present[:8]}")
         objects.append((values != 0, file.class_id))
     label = np.zeros(image.data.shape[1:], dtype=np.uint8)
@@ -191,20 +211,31 @@ def as_integers(values: np.ndarray, path: Path) -> np.ndarray:
 def map_values(values: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
     """Source values -> uint8 class ids. Raises DataError: a value that isn't in the table."""
     ids = table.ids()
-    present, inverse = np.unique(values, return_inverse=True)
-    if unknown := [int(v) for v in present if int(v) not in ids]:
+    present = present_values(values)
+    if unknown := [v for v in present if v not in ids]:
         voxels = int(np.isin(values, unknown).sum())
         raise DataError(
             f"{path}: label values {unknown[:8]} ({voxels} voxels) are not in the data set's table {sorted(ids)}; "
             "correct the label, or name the classes with data.classes"
         )
-    if set(table.ids()) == {0, 1, 255} and {1, 255} <= {int(v) for v in present}:
+    if set(ids) == {0, 1, 255} and {1, 255} <= set(present) and ids[1] == ids[255]:
         raise DataError(
             f"{path}: a binary mask holds both 1 and 255; name what they mean with data.classes, for example "
             "{organ: 1, ignore: 255}"
         )
-    lookup = np.array([ids[int(v)] for v in present], dtype=np.uint8)
-    return lookup[inverse.reshape(values.shape)]
+    low = min(present)
+    lookup = np.zeros(max(present) - low + 1, dtype=np.uint8)
+    for v in present:
+        lookup[v - low] = ids[v]
+    return lookup[values.astype(np.int64) - low]
+
+
+def present_values(values: np.ndarray) -> list[int]:
+    """Sorted distinct values; counted instead of sorted where their range is small, which is far faster."""
+    low, high = int(values.min()), int(values.max())
+    if high - low > 65535:
+        return [int(v) for v in np.unique(values)]
+    return [int(v) + low for v in np.flatnonzero(np.bincount(values.ravel().astype(np.int64) - low))]
 
 
 def _scale(channel: np.ndarray, part: Array, settings: DecodeSettings, position: int, entry: CaseEntry) -> np.ndarray:

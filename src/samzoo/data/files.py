@@ -75,7 +75,9 @@ def _read_nifti(path: Path) -> Array:
         shape = image.shape
         if not shape or min(shape) < 1:
             raise DataError(f"{path}: image is empty, its shape is {shape}")
-        data = np.asanyarray(image.dataobj)
+        data = image.dataobj
+        # Scaled values as float32 rather than nibabel's float64; unscaled ones as they are.
+        data = np.asanyarray(data) if (data.slope, data.inter) == (1, 0) else data.get_scaled(np.float32)
     except DataError:
         raise
     except READ_ERRORS as error:

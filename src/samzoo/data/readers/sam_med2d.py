@@ -1,8 +1,8 @@
 """SAM-Med2D's layout: image2label_train.json (image -> masks) and label2image_test.json (mask -> image).
 
 Every mask is a binary PNG of one object. Where the names follow `<image stem>_<class>_<number>.png` they give the
-class; else all objects are of one class. Objects of a class are merged; where objects of two classes overlap, the smaller
-object keeps the pixels (`verify` counts them).
+class; else all objects are of one class. Objects of a class are merged; where objects of two classes overlap, the
+smaller object keeps the pixels (`verify` counts them).
 Source: OpenGVLab/SAM-Med2D, data_demo.
 """
 

@@ -1,0 +1,258 @@
+"""Is this data set fit for use? Every file is read and checked; nothing of it needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from samzoo.data.decode import Loaded, load
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
+from samzoo.data.overlays import save_overlay
+from samzoo.data.readers import read_index
+from samzoo.data.splits import assign_splits
+from samzoo.errors import SamzooError
+
+MAX_ANISOTROPY = 2.0
+SPACING_RANGE_MM = (0.01, 20.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (error: the data can't be used) or odd (warning)."""
+
+    level: Literal["error", "warning"]
+    message: str
+    case: str | None = None
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What was read of a case: shape and spacing in the file's axis order, voxels of each class that it holds."""
+
+    id: str
+    patient: str
+    split: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    intensity: tuple[float, float]
+    voxels: dict[str, int] | None
+    orientation: str = ""
+    content: str = ""
+
+
+@dataclass
+class Report:
+    """The result of `verify`."""
+
+    root: str
+    layout: str | None = None
+    name: str | None = None
+    channels: tuple[str, ...] = ()
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    cases: list[CaseFacts] = field(default_factory=list)
+    presence: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split -> class -> number of cases that hold it."""
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self.findings if f.level == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [f for f in self.findings if f.level == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """No errors; warnings are allowed."""
+        return not self.errors
+
+    def error(self, message: str, case: str | None = None) -> None:
+        self.findings.append(Finding("error", message, case))
+
+    def warn(self, message: str, case: str | None = None) -> None:
+        self.findings.append(Finding("warning", message, case))
+
+    def text(self) -> str:
+        """For the terminal."""
+        lines = [f"{self.root}: layout {self.layout or 'not recognised'}"]
+        if self.cases:
+            splits = Counter(c.split for c in self.cases)
+            lines.append(
+                f"  data set {self.name}: {len(self.cases)} cases read "
+                f"({', '.join(f'{s} {n}' for s, n in splits.items())}), channels {', '.join(self.channels)}, "
+                f"{len(self.classes)} classes"
+            )
+            shapes, spacings = np.array([c.shape for c in self.cases]), np.array([c.spacing_mm for c in self.cases])
+            lines.append(f"  shapes {_span(shapes)}, spacing {_span(spacings)} mm")
+        lines += [f"  {f.level}: {f'case {f.case}: ' if f.case else ''}{f.message}" for f in self.findings]
+        lines.append(f"  {'ok' if self.ok else 'NOT USABLE'}: {len(self.errors)} errors, {len(self.warnings)} warnings")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """As JSON, whole or not at all."""
+        content = {"ok": self.ok} | asdict(self)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".report-", dir=path.parent)
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def verify(
+    root: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    overlays: Path | None = None,
+    report: Path | None = None,
+    progress: bool = True,
+) -> Report:
+    """Check a data set. Faults of the data become findings, not exceptions.
+
+    Args:
+        root: its folder.
+        settings: arguments of the data module (a YAML of configs/datasets), as far as they say how to read and split.
+        overlays: folder for one PNG per labelled case, the middle slice of its foreground.
+        report: JSON file to write.
+    """
+    settings = settings or {}
+    result = Report(str(root))
+    try:
+        index = read_index(Path(root), ReadSettings.pick(settings))
+        fractions = settings.get("val_fraction", 0.15), settings.get("test_fraction", 0.2)
+        index = assign_splits(index, *fractions, settings.get("seed", 0))
+    except SamzooError as error:
+        result.error(str(error))
+    else:
+        _verify_index(result, index, settings, overlays, progress)
+    if report is not None:
+        result.write(report)
+    return result
+
+
+def _verify_index(
+    result: Report, index: DatasetIndex, settings: Mapping[str, Any], overlays: Path | None, progress: bool
+) -> None:
+    result.layout, result.name, result.channels = index.layout, index.name, index.channels
+    result.classes = {name: list(values) for name, values in index.table.values.items()}
+    for note in index.notes:
+        result.warn(note)
+    slice_axis = settings.get("slice_axis", 2)
+    for entry in tqdm(index.entries, desc=f"verifying {index.name}", unit="case", disable=not progress, leave=False):
+        try:
+            loaded = load(entry, index, settings.get("pictures", "auto"))
+        except SamzooError as error:
+            result.error(str(error), entry.id)
+            continue
+        facts = _facts(entry, loaded, index)
+        result.cases.append(facts)
+        _check_case(result, facts, loaded, slice_axis)
+        if overlays is not None and loaded.label is not None:
+            save_overlay(overlays / f"{entry.id}.png", loaded, index.table.names, slice_axis)
+    _check_whole(result, index)
+
+
+def _facts(entry: CaseEntry, loaded: Loaded, index: DatasetIndex) -> CaseFacts:
+    first = loaded.parts[0]
+    voxels = None
+    if loaded.label is not None:
+        counts = np.bincount(loaded.label.ravel(), minlength=256)
+        voxels = {name: int(counts[i]) for i, name in enumerate(index.table.names, start=1) if counts[i]}
+    content = hashlib.blake2b(digest_size=16)
+    for part in loaded.parts:
+        content.update(np.ascontiguousarray(part.data))
+    return CaseFacts(
+        id=entry.id,
+        patient=entry.patient,
+        split=entry.split or "train",
+        shape=first.data.shape[1:],
+        spacing_mm=first.spacing,
+        intensity=(min(float(p.data.min()) for p in loaded.parts), max(float(p.data.max()) for p in loaded.parts)),
+        voxels=voxels,
+        orientation="" if first.flat else "".join(nib.aff2axcodes(first.affine)),
+        content=content.hexdigest(),
+    )
+
+
+def _check_case(result: Report, facts: CaseFacts, loaded: Loaded, slice_axis: int) -> None:
+    if facts.voxels == {}:
+        result.warn("label is empty: no voxel of any class", facts.id)
+    if facts.intensity[0] == facts.intensity[1]:
+        result.warn(f"image is constant ({facts.intensity[0]:g} everywhere)", facts.id)
+    if loaded.overlap:
+        result.warn(
+            f"objects of two classes overlap on {loaded.overlap} pixels; the smaller object keeps them", facts.id
+        )
+    low, high = SPACING_RANGE_MM
+    if not loaded.parts[0].flat:
+        if min(facts.spacing_mm) < low or max(facts.spacing_mm) > high:
+            result.warn(f"spacing {facts.spacing_mm} mm is unusual; is it in mm?", facts.id)
+        if max(facts.spacing_mm) > MAX_ANISOTROPY * facts.spacing_mm[slice_axis]:
+            thick = int(np.argmax(facts.spacing_mm))
+            result.warn(
+                f"slices are cut along file axis {slice_axis}, but axis {thick} has the thick slices (spacing "
+                f"{facts.spacing_mm} mm); consider data.slice_axis: {thick}",
+                facts.id,
+            )
+
+
+def _check_whole(result: Report, index: DatasetIndex) -> None:
+    """What only shows over all cases: presence of classes, equal images, orientations, patients."""
+    labelled = [c for c in result.cases if c.voxels is not None]
+    names = index.table.names
+    for split in ("train", "val", "test"):
+        cases = [c for c in labelled if c.split == split]
+        if cases:
+            result.presence[split] = {n: sum(n in c.voxels for c in cases) for n in names}
+    absent = [n for n in names if not any(n in c.voxels for c in labelled)]
+    if labelled and len(absent) == len(names):
+        result.error("no label holds any class")
+    elif absent:
+        result.warn(f"{len(absent)} of {len(names)} classes are in no case: {_some(absent)}")
+    for split, presence in result.presence.items():
+        if lacking := [n for n, count in presence.items() if not count and n not in absent]:
+            result.warn(f"{len(lacking)} classes are in no {split} case: {_some(lacking)}")
+    if labelled and not any(c.split == "train" for c in labelled):
+        result.warn("no case is left for training (fit is not possible, test is)")
+
+    same: dict[str, list[CaseFacts]] = defaultdict(list)
+    for case in result.cases:
+        same[case.content].append(case)
+    for group in same.values():
+        if len(group) > 1:
+            listed = ", ".join(f"{c.id} ({c.split})" for c in group)
+            if len({c.split for c in group}) > 1:
+                result.error(f"the same image is in more than one split: {listed}")
+            else:
+                result.warn(f"cases hold the same image: {listed}")
+    orientations = Counter(c.orientation for c in result.cases if c.orientation)
+    if len(orientations) > 1:
+        listed = ", ".join(f"{o} {n}" for o, n in orientations.items())
+        result.warn(
+            f"voxel axes point different ways ({listed}): slices are not the same anatomical plane in all cases"
+        )
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def _span(rows: np.ndarray) -> str:
+    low, high = rows.min(0).tolist(), rows.max(0).tolist()
+    form = " x ".join(f"{v:g}" for v in low)
+    return form if low == high else f"{form} to {' x '.join(f'{v:g}' for v in high)}"
