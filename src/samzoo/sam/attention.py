@@ -1,16 +1,19 @@
-"""SAM's windowed attention with decomposed relative positions, fused into one scaled-dot-product call.
+"""SAM's windowed attention with decomposed relative positions, fused into scaled-dot-product calls.
 
-The attention logits of query n and key m are q_n.k_m / sqrt(d) + h(n, row of m) + w(n, column of m). Two exact forms:
+The logit of query n and key m is q_n.k_m / sqrt(d) + h(n, row of m) + w(n, column of m). Two exact forms of it:
 
-- bias: h + w is written out as an N x N mask of a fused attention call;
-- augmented: [q / sqrt(d), h(n, .), w(n, .)] . [k, one-hot row, one-hot column] is the same sum, without any N x N
-  tensor, at the price of a head that is wider by two grid sides.
+- bias: h + w is written out as the mask of a fused attention call;
+- augmented: [q / sqrt(d), h(n, .), w(n, .)] . [k, one-hot row, one-hot column] is the same sum without any tensor of
+  the size queries x keys, at the price of a head that is wider by two grid sides.
 
-Padding of windows takes part in SAM's attention as tokens that are zero before the projection, so their q, k and v are
-the projection's bias. They are put in after the projection: only real tokens go through the two linear layers.
+Where windows do not divide the grid, SAM pads with tokens that are zero before the projection, and those take part:
+their k and v are the projection's bias. They are put in as keys after the projection, and never become queries, so
+that only real tokens go through the linear layers (a third of SAM's own work on a 16 x 16 grid in windows of 14).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +22,7 @@ from torch import Tensor
 from samzoo.sam.modeling import EncoderAttention
 
 AUGMENT_FROM = {"cpu": 1024, "cuda": 1024}
-"""Fewest keys from which the augmented form is the faster one (benchmarks/bench_encoder.py); below, the bias form."""
+"""Fewest keys from which the augmented form is the faster one (see benchmarks/bench_encoder.py); below: bias."""
 
 
 class Attention(EncoderAttention):
@@ -43,30 +46,60 @@ class Attention(EncoderAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, g, g, D) -> (B, g, g, D)"""
-        b, h, w, dim = x.shape
-        s = self.side
-        rows, cols = -(-h // s), -(-w // s)
-        qkv = F.linear(x, self.qkv.weight)
-        qkv = F.pad(qkv, (0, 0, 0, cols * s - w, 0, rows * s - h))
-        qkv = qkv + self.qkv.bias.to(qkv.dtype)
-        qkv = qkv.view(b, rows, s, cols, s, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        q, k, v = qkv.reshape(3, b * rows * cols, self.num_heads, s * s, -1).unbind(0)
-        out = self._attend(q, k, v)
-        out = out.view(b, rows, cols, self.num_heads, s, s, -1).permute(0, 1, 4, 2, 5, 3, 6)
-        out = out.reshape(b, rows * s, cols * s, dim)[:, :h, :w]
-        return self.proj(out)
+        _, h, w, dim = x.shape
+        qkv = self.qkv(x)
+        parts = [
+            torch.cat([self._windows(qkv[:, top:bottom, left:right]) for left, right in self._bands(w)], dim=2)
+            for top, bottom in self._bands(h)
+        ]
+        return self.proj(torch.cat(parts, dim=1).view(-1, h, w, dim))
+
+    def _bands(self, length: int) -> Iterator[tuple[int, int]]:
+        """The whole windows along an axis, then the one that needs padding."""
+        whole = length - length % self.side
+        if whole:
+            yield 0, whole
+        if whole < length:
+            yield whole, length
+
+    def _windows(self, qkv: Tensor) -> Tensor:
+        """Whole windows side by side, or one short one: (B, a, b, 3D) -> (B, a, b, D)"""
+        s, heads = self.side, self.num_heads
+        batch, a, b, _ = qkv.shape
+        dim = qkv.shape[-1] // 3
+        rows, cols = -(-a // s), -(-b // s)
+
+        def split(tokens: Tensor) -> Tensor:  # -> (n * heads, rows, columns, d) of each window
+            high, wide = tokens.shape[1] // rows, tokens.shape[2] // cols
+            windows = tokens.view(batch, rows, high, cols, wide, -1, heads, dim // heads)
+            return windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
+                -1, batch * rows * cols, heads, high, wide, dim // heads
+            )
+
+        short = (rows * s - a, cols * s - b)
+        if short == (0, 0):
+            q, k, v = split(qkv)
+        else:
+            (q,) = split(qkv[..., :dim].contiguous())
+            padding = self.qkv.bias[dim:].to(qkv.dtype).expand(batch, rows * s, cols * s, -1)
+            real = F.pad(qkv.new_ones(a, b, 1, dtype=torch.bool), (0, 0, 0, short[1], 0, short[0]))
+            k, v = split(torch.where(real, F.pad(qkv[..., dim:], (0, 0, 0, short[1], 0, short[0])), padding))
+        high, wide = q.shape[2:4]
+        out = self._attend(q, k.flatten(2, 3), v.flatten(2, 3))
+        out = out.view(batch, rows, cols, heads, high, wide, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        return out.reshape(batch, a, b, dim)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(n, heads, s * s, d) each -> (n, heads, s * s, d)"""
-        s, d = self.side, q.shape[-1]
-        grid_q = q.unflatten(2, (s, s))
-        rel_h = torch.einsum("nhijd,ikd->nhijk", grid_q, self.rel_pos_h[self.rel_index].to(q.dtype))
-        rel_w = torch.einsum("nhijd,jkd->nhijk", grid_q, self.rel_pos_w[self.rel_index].to(q.dtype))
+        """q (n, heads, rows, columns, d), k and v (n, heads, s * s, d) -> (n, heads, rows * columns, d)"""
+        s, d, (high, wide) = self.side, q.shape[-1], q.shape[2:4]
+        rel_h = torch.einsum("nhijd,ikd->nhijk", q, self.rel_pos_h[self.rel_index[:high]].to(q.dtype)).flatten(2, 3)
+        rel_w = torch.einsum("nhijd,jkd->nhijk", q, self.rel_pos_w[self.rel_index[:wide]].to(q.dtype)).flatten(2, 3)
+        q = q.flatten(2, 3)
         if s * s < AUGMENT_FROM.get(q.device.type, 1024):
-            bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(4).flatten(2, 3)
+            bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(3)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         extra = -(d + 2 * s) % 8  # fused kernels want heads of a multiple of 8, the same for q, k and v
-        q = torch.cat([q * self.scale, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], -1)
+        q = torch.cat([q * self.scale, rel_h, rel_w], -1)
         k = torch.cat([k, self.one_hot.to(k.dtype).expand(*k.shape[:2], -1, -1)], -1)
         q, k, v = F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, 2 * s + extra))
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :d]
