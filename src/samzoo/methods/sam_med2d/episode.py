@@ -28,6 +28,7 @@ class Part:
         share: of this part in the batch's loss.
         embedding: (B, C, g, g), detached, from the first pass on.
         low_res: (P, 1, 4g, 4g), logits of the mask answered last, detached.
+        quality: (P,), its predicted quality, detached.
         prediction: bool (P, 1, S, S), that mask.
     """
 
@@ -41,6 +42,7 @@ class Part:
     share: float = 1.0
     embedding: Tensor | None = None
     low_res: Tensor | None = None
+    quality: Tensor | None = None
     prediction: Tensor | None = None
 
 
@@ -116,7 +118,7 @@ class Episode:
 
         best, best_quality = best_mask(logits, quality)
         full = _full_size(best, part.target)
-        part.low_res = best.detach().float()
+        part.low_res, part.quality = best.detach().float(), best_quality.detach().float()
         part.prediction = full.detach() > 0
         if self.min_loss:
             return self.objective(_full_size(logits, part.target), quality, part.target, part.valid)
