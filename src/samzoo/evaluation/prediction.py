@@ -102,8 +102,8 @@ def _check_kinds(method: Method, book: PromptBook, case_id: str, prompts: Sequen
     used = {"box" for p in prompts if p.boxes} | {"click" for p in prompts if p.clicks}
     if unknown := used - method.spec.prompts:
         raise ConfigError(
-            f"{book.path}: cases.{case_id} holds {' and '.join(sorted(unknown))} prompts, which {method.spec.name} does "
-            f"not understand; it takes {', '.join(sorted(method.spec.prompts & {'box', 'click'}))}"
+            f"{book.path}: cases.{case_id} holds {' and '.join(sorted(unknown))} prompts, which {method.spec.name} "
+            f"does not understand; it takes {', '.join(sorted(method.spec.prompts & {'box', 'click'}))}"
         )
 
 

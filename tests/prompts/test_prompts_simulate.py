@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from samzoo.prompts.simulate import corrective_click, jitter_box, prompt_rng, random_foreground_click, tight_box
+
+
+def zeros(*shape):
+    return np.zeros(shape, dtype=bool)
+
+
+def test_tight_boxes_in_2d_and_3d():
+    mask = zeros(10, 20)
+    mask[2:5, 7:9] = True
+    mask[8, 18] = True
+    assert tight_box(mask) == (7, 2, 19, 9)
+    assert tight_box(mask, largest_part=True) == (7, 2, 9, 5)
+    volume = zeros(6, 10, 20)
+    volume[3] = mask
+    volume[4, 2, 7] = True
+    assert tight_box(volume) == (7, 2, 3, 19, 9, 5)
+    assert tight_box(zeros(4, 4)) is None
+
+
+def test_jitter_shifts_both_corners_and_clips_on_request():
+    rng = np.random.default_rng(0)
+    boxes = [jitter_box((30, 20, 50, 40), rng) for _ in range(500)]
+    assert {b[0] - 30 for b in boxes} == set(range(-5, 5)) and all(b[0] - 30 == b[2] - 50 for b in boxes)
+    assert jitter_box((3, 3, 4, 9), rng) == (3, 3, 4, 9)
+    solid = [jitter_box((0, 0, 2, 30, 30, 7), rng, clip_to=(9, 31, 31)) for _ in range(200)]
+    assert {b[2] for b in solid} == {2} and {b[5] for b in solid} == {7}
+    assert all(min(b) >= 0 and max(b[3:5]) <= 31 for b in solid)
+
+
+def test_first_prompts_depend_on_case_class_and_seed_only():
+    mask = np.ones((5, 50, 50), dtype=bool)
+    draw = lambda *key: random_foreground_click(mask, prompt_rng(*key))  # noqa: E731
+    assert draw("a", 1, 0) == draw("a", 1, 0)
+    assert len({draw("a", 1, 0), draw("b", 1, 0), draw("a", 2, 0), draw("a", 1, 1)}) == 4
+    assert random_foreground_click(zeros(3, 3), prompt_rng("a", 1, 0)) is None
+
+
+def test_click_at_the_centre_of_the_largest_error():
+    truth, prediction = zeros(30, 40), zeros(30, 40)
+    truth[5:12, 5:12] = True  # 49 missed
+    prediction[20:29, 20:29] = True  # 81 extra
+    assert corrective_click(truth, prediction, (1.0, 1.0)) == ((24, 24), False)
+    prediction[20:29, 20:29] = False
+    assert corrective_click(truth, prediction, (1.0, 1.0)) == ((8, 8), True)
+    assert corrective_click(truth, truth, (1.0, 1.0)) is None
+
+
+def test_touching_errors_of_opposite_sign_are_components_of_their_own():
+    truth, prediction = zeros(9, 30), zeros(9, 30)
+    truth[2:7, 2:12] = True
+    prediction[2:7, 12:26] = True
+    (x, y), positive = corrective_click(truth, prediction, (1.0, 1.0))
+    assert not positive and y == 4 and 14 <= x <= 23
+
+
+def test_the_border_of_the_array_is_a_border():
+    truth = np.ones((11, 21), dtype=bool)
+    (x, y), positive = corrective_click(truth, zeros(11, 21), (1.0, 1.0))
+    assert positive and y == 5 and x == 10
+
+
+def test_distances_are_millimetres():
+    """With slices 10 mm apart the 3 slices are thicker than the rod is wide, with 0.1 mm they are not."""
+    error = zeros(5, 40, 40)
+    error[1:4, 10:15, 5:35] = True
+    (x, y, z), _ = corrective_click(error, zeros(5, 40, 40), (10.0, 1.0, 1.0))
+    assert y == 12 and x in (19, 20) and z == 2
+    (x, y, z), _ = corrective_click(error, zeros(5, 40, 40), (0.1, 1.0, 1.0))
+    assert z == 2 and y == 12
+
+
+def test_a_thin_error_is_clicked_in_its_middle_not_at_its_corner():
+    error = zeros(7, 30, 30)
+    error[3, 5:26, 5:26] = True
+    assert corrective_click(error, zeros(7, 30, 30), (1.0, 1.0, 1.0)) == ((15, 15, 3), True)
+
+
+def test_a_picture_is_2d_whatever_its_slice_thickness():
+    error = zeros(1, 30, 30)
+    error[0, 5:26, 5:20] = True
+    for thickness in (0.01, 1.0, 100.0):
+        (x, y, z), positive = corrective_click(error, zeros(1, 30, 30), (thickness, 1.0, 1.0))
+        assert (x, z, positive) == (12, 0, True) and 12 <= y <= 18
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_click_lies_in_an_error_of_its_sign(seed):
+    rng = np.random.default_rng(seed)
+    truth, prediction = rng.random((4, 15, 15)) < 0.5, rng.random((4, 15, 15)) < 0.5
+    (x, y, z), positive = corrective_click(truth, prediction, (2.0, 1.0, 1.0))
+    assert truth[z, y, x] == positive and prediction[z, y, x] != positive
