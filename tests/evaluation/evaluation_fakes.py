@@ -3,7 +3,6 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -66,6 +65,9 @@ class Automatic(Method):
 
     spec = MethodSpec("Automatic", 2, "slice", frozenset({"auto"}), True, "everything")
 
+    def __init__(self, num_classes=2, class_names=("organ", "lesion")):
+        super().__init__(num_classes, class_names)
+
     def prepare(self, image, size, spacing):
         h, w = (int(v) for v in size[0])
         padded = torch.nn.functional.pad(image[:, :1], (0, max(h, w) - w, 0, max(h, w) - h))
@@ -104,8 +106,3 @@ def make_case(case_id="a", shape=(6, 40, 52), spacing=(3.0, 1.0, 0.5), lesion=Tr
         truth[depth // 2 : depth // 2 + 2, 2:6, 2:8] = 2
     grey = torch.linspace(0.1, 0.9, depth)[None, :, None, None].expand(1, *shape).clone()
     return Case(case_id, f"p_{case_id}", grey, torch.from_numpy(truth) if label else None, spacing, np.eye(4))
-
-
-@pytest.fixture
-def case():
-    return make_case()
