@@ -77,7 +77,7 @@ def _read_nifti(path: Path) -> Array:
             raise DataError(f"{path}: image is empty, its shape is {shape}")
         data = image.dataobj
         # Scaled values as float32 rather than nibabel's float64; unscaled ones as they are.
-        data = np.asanyarray(data) if (data.slope, data.inter) == (1, 0) else data.get_scaled(np.float32)
+        data = np.asanyarray(data) if (data.slope, data.inter) == (1, 0) else np.asarray(data, dtype=np.float32)
     except DataError:
         raise
     except READ_ERRORS as error:

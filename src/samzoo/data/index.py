@@ -175,8 +175,20 @@ class Collector:
             )
         return match.group(1)
 
-    def finish(self, name: str, root: Path, layout: str, table: ClassTable, channels: Sequence[str]) -> DatasetIndex:
-        """Raises DataError: no case is left."""
+    def finish(
+        self,
+        name: str,
+        root: Path,
+        layout: str,
+        table: ClassTable,
+        channels: Sequence[str],
+        own_splits: Path | None = None,
+    ) -> DatasetIndex:
+        """The index, with the splits of the user's file, else of the data set's own (`own_splits`), else the reader's.
+
+        Raises:
+            DataError: no case is left, the splits file doesn't fit, or a patient is in two splits.
+        """
         if not self.entries:
             left_out = f" that data.include {self.settings.include!r} lets through" if self.settings.include else ""
             raise DataError(f"{root}: layout {layout}, but no case{left_out} was found")
@@ -189,8 +201,9 @@ class Collector:
             entries=tuple(self.entries[k] for k in sorted(self.entries)),
             notes=tuple(self.notes),
         )
-        if self.settings.splits_file is not None:
-            index = apply_splits(index, Path(self.settings.splits_file), self.settings.fold)
+        splits = Path(self.settings.splits_file) if self.settings.splits_file is not None else own_splits
+        if splits is not None:
+            index = apply_splits(index, splits, self.settings.fold)
         check_patients(index)
         return index
 

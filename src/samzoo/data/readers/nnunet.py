@@ -15,7 +15,6 @@ from samzoo.data.index import (
     DatasetIndex,
     LabelFile,
     ReadSettings,
-    apply_splits,
     choose_classes,
     class_table,
     list_files,
@@ -69,10 +68,9 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
         if content.get("numTraining") not in (None, len(training)):
             found.notes.append(f"dataset.json says numTraining {content['numTraining']}, found {len(training)} cases")
     name = content.get("name") or root.resolve().name
-    index = found.finish(name, root, "nnunet", table, [str(channels[k]) for k in sorted(channels, key=int)])
-    if settings.splits_file is None and (root / "splits_final.json").is_file():
-        index = apply_splits(index, root / "splits_final.json", settings.fold)
-    return index
+    names = [str(channels[k]) for k in sorted(channels, key=int)]
+    own_splits = root / "splits_final.json"
+    return found.finish(name, root, "nnunet", table, names, own_splits if own_splits.is_file() else None)
 
 
 def _images(folder: Path, ending: str) -> dict[str, list[Path]]:

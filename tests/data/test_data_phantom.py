@@ -1,0 +1,102 @@
+"""The phantom: the same for a seed, varied over cases, and not to be had by a threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from samzoo.data import SamzooDataModule
+from samzoo.data.phantom import CLASSES, PhantomSettings, ensure_phantom, make_volume, write_phantom
+from samzoo.data.verify import verify
+from samzoo.errors import ConfigError, DataError
+
+SMALL = PhantomSettings(cases=5, size=48, slices=(8, 10))
+
+
+def best_threshold_dice(image: np.ndarray, mask: np.ndarray) -> float:
+    """Largest Dice of low <= image < high over all pairs of 30 quantiles of the mask's values, either end open."""
+    edges = [-np.inf, *np.quantile(image[mask], np.linspace(0, 1, 30)), np.inf]
+    body, inside = np.sort(image[image > -300]), np.sort(image[mask])
+    best = 0.0
+    for i, low in enumerate(edges):
+        for high in edges[i + 1 :]:
+            predicted = np.searchsorted(body, high) - np.searchsorted(body, low)
+            hit = np.searchsorted(inside, high) - np.searchsorted(inside, low)
+            best = max(best, 2 * hit / (predicted + mask.sum()))
+    return float(best)
+
+
+def test_same_seed_same_volume():
+    for a, b in zip(make_volume(SMALL, 3), make_volume(SMALL, 3), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(
+        make_volume(SMALL, 3)[0][:8], make_volume(PhantomSettings(5, 48, (8, 10), seed=1), 3)[0][:8]
+    )
+
+
+def test_volumes_look_like_ct_and_hold_every_class():
+    settings = PhantomSettings()
+    spacings, held = set(), np.zeros(len(CLASSES), int)
+    for number in range(6):
+        image, label, spacing = make_volume(settings, number)
+        spacings.add(spacing)
+        assert 16 <= image.shape[0] <= 24 and image.shape[1:] == (96, 96) and image.dtype == np.int16
+        assert image.min() >= -1024 and np.median(image[:, :4, :4]) < -900, "air around the body"
+        liver = image[label == 1].mean()
+        assert 20 < liver < 140
+        assert spacing[0] > spacing[1] == spacing[2]
+        held += [(label == k).any() for k in range(1, len(CLASSES) + 1)]
+    assert len(spacings) == 6 and (held >= 5).all()
+
+
+def test_no_single_threshold_finds_an_organ():
+    """The best pair of thresholds, chosen for each case with the truth at hand, over the body."""
+    scores = {name: [] for name in CLASSES}
+    for number in range(4):
+        image, label, _ = make_volume(PhantomSettings(), number)
+        for k, name in enumerate(CLASSES, start=1):
+            scores[name].append(best_threshold_dice(image, label == k))
+    means = {name: float(np.mean(v)) for name, v in scores.items()}
+    assert max(means.values()) < 0.6, means
+    assert np.mean(list(means.values())) < 0.35, means
+
+
+def test_written_phantom_is_an_nnunet_data_set(tmp_path):
+    root = write_phantom(tmp_path / "Dataset900_Phantom", SMALL, progress=False)
+    report = verify(root, progress=False)
+    assert report.ok and report.layout == "nnunet" and len(report.cases) == 5
+    assert tuple(report.classes) == CLASSES
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="not an empty folder"):
+        write_phantom(tmp_path / "mine", SMALL)
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+    from samzoo.data import phantom
+
+    def stop(settings, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom, "make_volume", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(tmp_path / "p", SMALL, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_phantom_is_made_once_and_read_like_any_data_set(home):
+    dm = SamzooDataModule(layout="phantom", phantom=SMALL)
+    assert dm.class_names == CLASSES and dm.dataset_name == "phantom"
+    made = ensure_phantom(SMALL) / "dataset.json"
+    before = made.stat().st_mtime_ns
+    assert SamzooDataModule(layout="phantom", phantom=SMALL).signature == dm.signature
+    assert made.stat().st_mtime_ns == before and str(made).startswith(str(home))
+
+
+def test_senseless_sizes_are_refused():
+    with pytest.raises(ConfigError, match="size >= 32"):
+        PhantomSettings(size=8)
