@@ -88,22 +88,6 @@ def write_amos(root: Path) -> Path:
         "right adrenal gland, left adrenal gland, duodenum, bladder, prostate/uterus"
     )
     organs = names.split(", ")
-        "spleen",
-        "right kidney",
-        "left kidney",
-        "gall bladder",
-        "esophagus",
-        "liver",
-        "stomach",
-        "arota",
-        "postcava",
-        "pancreas",
-        "right adrenal gland",
-        "left adrenal gland",
-        "duodenum",
-        "bladder",
-        "prostate/uterus",
-    ]
     rng = np.random.default_rng(3)
     lists: dict[str, list] = {"training": [], "validation": [], "test": []}
     numbers = {"training": (1, 4, 5, 7, 507, 600), "validation": (8, 500, 554), "test": (2, 601)}
