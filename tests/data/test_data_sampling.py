@@ -12,7 +12,6 @@ from torch import nn
 from samzoo.data import SamzooDataModule
 from samzoo.data.sampling import CaseSampler, SliceSampler
 from samzoo.errors import ConfigError
-from samzoo.methods.base import Method
 from samzoo.types import IGNORE, Batch
 
 COUNTS = [np.zeros((50, 3), np.int32) for _ in range(4)]
@@ -21,9 +20,7 @@ for counts in COUNTS:
 COUNTS[2][7, 1] = 4  # a class on a single slice of 200; class 3 is nowhere
 
 
-def sampler(
-    rank: int = 0, ranks: int = 1, units: int | None = 400, fraction: float = 0.8, seed: int = 3
-) -> SliceSampler:
+def sampler(rank: int = 0, ranks: int = 1, units: int = 400, fraction: float = 0.8, seed: int = 3) -> SliceSampler:
     return SliceSampler(COUNTS, units, fraction, seed, rank, ranks)
 
 
@@ -97,8 +94,6 @@ def test_slices_match_their_case(nnunet):
 class Recorder(LightningModule):
     """Notes which units it was given."""
 
-    spec = Method.__dict__.get("spec", None)
-
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
@@ -107,9 +102,8 @@ class Recorder(LightningModule):
         self.spec = type("Spec", (), {"unit": "slice"})
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        self.units += [
-            (self.current_epoch, c, z) for c, z in zip(batch.case_id, batch.slice_index.tolist(), strict=True)
-        ]
+        slices = zip(batch.case_id, batch.slice_index.tolist(), strict=True)
+        self.units += [(self.current_epoch, *unit) for unit in slices]
         return self.layer(batch.image.mean().reshape(1, 1)).sum()
 
     def validation_step(self, case, index: int) -> None:

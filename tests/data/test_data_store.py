@@ -60,16 +60,8 @@ def test_a_changed_file_costs_one_case_and_the_old_one_goes(nnunet, decoded):
 
 
 def test_settings_change_the_store(nnunet):
-    folders = {
-        make_store(nnunet, **s).folder
-        for s in (
-            {},
-            {"intensity": Intensity("window", 0, 9)},
-            {"slice_axis": 0},
-            {"intensity": Intensity("window", 0, 8)},
-        )
-    }
-    assert len(folders) == 4
+    windows = [{"intensity": Intensity("window", 0, high)} for high in (8, 9)]
+    assert len({make_store(nnunet, **s).folder for s in ({}, {"slice_axis": 0}, *windows)}) == 4
 
 
 def test_signature_follows_data_settings_and_split(nnunet):

@@ -101,7 +101,7 @@ def test_real_data_set_verifies_in_its_own_layout(realdata, name):
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", REAL)
 def test_real_data_set_is_read_by_its_configuration(realdata, monkeypatch, name):
-    _, config, cases, classes = REAL[name]
+    _, config, _, classes = REAL[name]
     monkeypatch.setenv("SAMZOO_DATA", str(realdata))
     settings = yaml.safe_load((DATASETS / f"{config}.yaml").read_text())
     settings["intensity"] = Intensity(**settings["intensity"])
