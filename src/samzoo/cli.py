@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from samzoo import __version__, run_folder
-from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_config
+from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_config, read_yaml
 from samzoo.errors import ConfigError, SamzooError
 from samzoo.run_folder import Run
 
@@ -53,8 +53,11 @@ def _training_parser(verb: str, description: str) -> _Parser:
         parser.add_argument("--ckpt", "--ckpt_path", metavar="FILE", help="checkpoint instead of the run's best")
         parser.add_argument("--zero-shot", action="store_true", help="use the method as --config has it, untrained")
     if verb == "predict":
-        parser.add_argument("--images", required=True, metavar="PATH", help="an image, or a folder of images")
+        parser.add_argument(
+            "--images", metavar="PATH", help="an image, or a folder of images (default: the data set's unlabelled ones)"
+        )
         parser.add_argument("--prompts", metavar="FILE", help="clicks and boxes as JSON (see README.md)")
+        parser.add_argument("--regime", metavar="NAME", help="which of the prompts file's regimes, if it has several")
         parser.add_argument("--out", default="predictions", metavar="DIR", help="where to write (default: predictions)")
         parser.add_argument("--overlays", action="store_true", help="write pictures of the result as well")
     parser.add_argument("--help-all", action="store_true", help="list every setting")
@@ -132,6 +135,8 @@ def _train_or_score(verb: str, description: str, args: list[str]) -> None:
         raise UsageError(f"nothing says what to {verb}: give --config NAME.yaml (see `samzoo zoo`)")
     # config files first, so that single settings win over them wherever they stand on the line
     configs = [f"--config={name}" for name in options.config]
+    if getattr(options, "images", None):
+        settings.append(f"--data.predict_root={options.images}")
     _lightning(verb, options, [*configs, *(f"--{p}={files.get(p, v)}" for p, v in parts.items()), *settings], files)
 
 
@@ -156,17 +161,47 @@ def _zoo(args: list[str]) -> int:
 def _verify(args: list[str]) -> int:
     parser = _Parser(prog="samzoo verify", description=VERBS["verify"][1])
     parser.add_argument("root", metavar="ROOT", help="folder of the data set")
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON as well")
-    parser.add_argument("--overlays", metavar="DIR", help="write a picture per case with its label")
+    parser.add_argument("--data", metavar="NAME", help="config of configs/datasets that says how to read it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
+    parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw a slice of each case with its label")
     options = parser.parse_args(args)
+    settings = read_yaml(find_config(options.data, "datasets")) if options.data else {}
     from samzoo.data.verify import verify
 
-    return verify(options)
+    report = verify(options.root, settings, options.overlays, options.json)
+    print(report.text())
+    return 0 if report.ok else 1
 
 
 def _prepare(args: list[str]) -> int:
-    parser = _Parser(prog="samzoo prepare", description=VERBS["prepare"][1])
-    parser.parse_args(args)
+    parser = _Parser(
+        prog="samzoo prepare",
+        description=VERBS["prepare"][1],
+        usage="samzoo prepare phantom OUT [--cases N] [--size N] [--seed N]\n"
+        "       samzoo prepare --config NAME | --data NAME",
+    )
+    if args and not args[0].startswith("-"):
+        parser.add_argument("what", choices=["phantom"])
+        parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the data set")
+        parser.add_argument("--cases", type=int, default=24, help="number of volumes (default: %(default)s)")
+        parser.add_argument("--size", type=int, default=96, help="height and width in voxels (default: %(default)s)")
+        parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+        options = parser.parse_args(args)
+        from samzoo.data.phantom import PhantomSettings, write_phantom
+
+        settings = PhantomSettings(cases=options.cases, size=options.size, seed=options.seed)
+        print(f"phantom written to {write_phantom(options.out, settings)}")
+        return 0
+    parser.add_argument("-c", "--config", metavar="NAME", help="a config; its data set is prepared")
+    parser.add_argument("--data", metavar="NAME", help="a config of configs/datasets")
+    options = parser.parse_args(args)
+    name = options.config or options.data
+    if not name:
+        raise UsageError("say what to prepare: phantom OUT, --config NAME or --data NAME")
+    find_config(name, "" if options.config else "datasets")
+    from samzoo.cli_lightning import prepare
+
+    prepare(name, part=not options.config)
     return 0
 
 

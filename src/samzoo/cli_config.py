@@ -11,6 +11,9 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import samzoo
 from samzoo.errors import ConfigError
@@ -20,6 +23,9 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 PARTS = {"model": "methods", "data": "datasets", "trainer": "trainer", "protocol": "protocol"}
 """Settings that may be a file of their own, and the sub-folder of configs/ where such files are."""
+
+SETTINGS = ("seed_everything", *PARTS)
+"""All top-level settings of a config file."""
 
 
 class UsageError(ConfigError):
@@ -82,6 +88,42 @@ def find_config(name: str, kind: str = "") -> Path:
     places = ", ".join(str(f.absolute()) for f in folders)
     listing = f"; known are {', '.join(sorted(p for p in set(known) if kind in p or not kind))}"
     raise UsageError(f"there is no config file {name!r} in {places}{did_you_mean(wanted, known, listing)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config file as a dictionary.
+
+    Raises:
+        UsageError: not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold settings (name: value), but holds a {type(content).__name__}")
+    return content
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file whose parts are given as absolute paths: looked up beside the file first, then as bare names.
+
+    Raises:
+        UsageError: not YAML, an unknown key, a part that is not there; names the file.
+    """
+    content = read_yaml(path)
+    for key in content:
+        if str(key).split(".")[0] not in SETTINGS:
+            hint = did_you_mean(str(key), SETTINGS, f"; known are {', '.join(SETTINGS)}")
+            raise UsageError(f"{path}: there is no setting {key!r}{hint}")
+    for part, kind in PARTS.items():
+        if isinstance(name := content.get(part), str) and name.endswith(SUFFIXES):
+            beside = path.parent / name
+            try:
+                content[part] = str(beside.absolute() if beside.is_file() else find_config(name, kind))
+            except UsageError as error:
+                raise UsageError(f"{path}: {part}: {error}") from error
+    return content
 
 
 # --- jsonargparse's messages, for people -----------------------------------------------------------------------------

@@ -13,9 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
-from samzoo.cli_config import PARTS, SUFFIXES, find_config
+from samzoo.cli_config import PARTS, SUFFIXES, find_config, read_config
 from samzoo.errors import SamzooError
 from samzoo.leaderboard import Cell, Suite, entry_rows, read_suite, write_leaderboard
 from samzoo.run_folder import Run
@@ -23,18 +21,10 @@ from samzoo.run_folder import Run
 
 def signature(cell: Cell) -> str:
     """Hash of all that a cell's result depends on except code: its settings and every config file in it."""
-    parts = [json.dumps([cell.config, cell.fit, cell.settings])]
-    files = [find_config(cell.config)]
-    files += [find_config(s.split("=")[-1]) for s in cell.settings if s.endswith(SUFFIXES)]
-    for path in files:
-        text = path.read_text()
-        parts.append(text)
-        content = yaml.safe_load(text)
-        for part, kind in PARTS.items():
-            name = content.get(part) if isinstance(content, dict) else None
-            if isinstance(name, str) and name.endswith(SUFFIXES):
-                beside = path.parent / name
-                parts.append((beside if beside.is_file() else find_config(name, kind)).read_text())
+    path = find_config(cell.config)
+    files = [path] + [find_config(s.split("=")[-1]) for s in cell.settings if s.endswith(SUFFIXES)]
+    files += [Path(part) for name in PARTS if isinstance(part := read_config(path).get(name), str)]
+    parts = [json.dumps([cell.config, cell.fit, cell.settings]), *(file.read_text() for file in files)]
     return hashlib.sha256("\n---\n".join(parts).encode()).hexdigest()[:10]
 
 

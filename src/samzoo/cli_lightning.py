@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import pickle
@@ -15,23 +16,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tqdm import tqdm
 
 import samzoo.methods  # noqa: F401  makes every method known by its class name
 from samzoo import run_folder
-from samzoo.cli_config import PARTS, SUFFIXES, UsageError, explain, find_config
+from samzoo.cli_config import SETTINGS, UsageError, explain, find_config, read_config
 from samzoo.data import SamzooDataModule
+from samzoo.data.restore import write_label
 from samzoo.errors import ConfigError, WeightsError
-from samzoo.evaluation import EvaluationProtocol
+from samzoo.evaluation import EvaluationProtocol, predict_cases
 from samzoo.methods.base import Method
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, training_callbacks
-
-SAVED = ("seed_everything", *PARTS)
 
 
 def concrete_methods(base: type = Method) -> dict[str, type]:
@@ -47,7 +49,7 @@ def all_settings() -> list[str]:
     owners = [("trainer", Trainer), ("data", SamzooDataModule), ("protocol", EvaluationProtocol)]
     owners += [("model.init_args", method) for method in concrete_methods().values()]
     names = [f"{key}.{p}" for key, owner in owners for p in inspect.signature(owner).parameters]
-    return sorted({"seed_everything", "model.class_path", *PARTS, *names})
+    return sorted({"model.class_path", *SETTINGS, *names})
 
 
 class Parser(LightningArgumentParser):
@@ -76,19 +78,7 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Parser, cfg: Any, values: str, option_string: str | None = None) -> None:
         path = find_config(values)
-        content = read_yaml(path)
-        unknown = {key.split(".")[0] for key in content} - set(SAVED)
-        if unknown:
-            hint = explain(f"Option '{min(unknown)}' is not accepted", [*SAVED], concrete_methods())
-            raise UsageError(f"{path}: {hint}")
-        content = {key: value for key, value in content.items() if key.split(".")[0] not in parser.replaced}
-        for part, kind in PARTS.items():
-            if isinstance(name := content.get(part), str) and name.endswith(SUFFIXES):
-                beside = path.parent / name
-                try:
-                    content[part] = str(beside.absolute() if beside.is_file() else find_config(name, kind))
-                except ConfigError as error:
-                    raise UsageError(f"{path}: {part}: {error}") from error
+        content = {key: v for key, v in read_config(path).items() if key.split(".")[0] not in parser.replaced}
         parts = {key: value for key, value in content.items() if "." not in key}
         single = {key: value for key, value in content.items() if "." in key}  # over what the part's file says
         try:
@@ -96,21 +86,6 @@ class ConfigFile(ActionConfigFile):
                 super().__call__(parser, cfg, yaml.safe_dump(layer), option_string)
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{path}: {explain(str(error), all_settings(), concrete_methods())}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A config file as a dictionary.
-
-    Raises:
-        UsageError: not YAML, or not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content or {}, dict):
-        raise UsageError(f"{path} must hold settings (name: value), but holds a {type(content).__name__}")
-    return content or {}
 
 
 @contextmanager
@@ -244,7 +219,7 @@ class SamzooCLI(LightningCLI):
     def _config_text(self) -> str:
         """The whole configuration, valid for every verb."""
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))[self.subcommand]
-        kept = {key: dumped[key] for key in SAVED if key in dumped}
+        kept = {key: dumped[key] for key in SETTINGS if key in dumped}
         return yaml.safe_dump(kept, sort_keys=False)
 
     def _tensorboard(self) -> list[Any]:
@@ -293,7 +268,61 @@ class SamzooCLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(f"weights: {ckpt or 'as configured (zero-shot)'}", flush=True)
         with checkpoint_errors(ckpt):
-            verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+            verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=self.subcommand == "validate")
+
+    def predict(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
+        options = self.options
+        if options.ckpt:
+            with checkpoint_errors(options.ckpt):
+                load_weights_of(model, options.ckpt)
+        print(f"weights: {options.ckpt or 'as configured (zero-shot)'}", flush=True)
+        loader = datamodule.predict_dataloader()
+        entries = loader.dataset.entries
+        with self.trainer.precision_plugin.forward_context():
+            written = predict_cases(
+                model.to(self.trainer.strategy.root_device),
+                tqdm(loader, total=len(entries), desc="predicting", unit="case"),
+                options.out,
+                lambda label, source, target: write_label(
+                    label, source, target, datamodule.source_values, datamodule.slice_axis
+                ),
+                datamodule.class_names,
+                prompts_path=options.prompts,
+                regime=options.regime,
+                case_ids=[entry.id for entry in entries],
+                overlays=options.overlays,
+            )
+        print(f"{len(written)} written to {options.out}")
+
+
+def load_weights_of(model: Method, path: Path) -> None:
+    """Put a checkpoint's weights into the model, as the trainer does before a test."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise WeightsError(f"{path} is not a checkpoint of samzoo: it holds no state_dict")
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+
+
+def prepare(config: str, part: bool) -> None:
+    """Decode all cases of a data set into the store.
+
+    Args:
+        config: name of a config file.
+        part: whether it is a file of configs/datasets, rather than a whole config with a data part.
+    """
+    parser = Parser(prog="samzoo prepare")
+    parser.add_lightning_class_args(SamzooDataModule, "data")
+    if part:
+        args = [f"--data={find_config(config, 'datasets')}"]
+    else:
+        content = {k: v for k, v in read_config(find_config(config)).items() if k.split(".")[0] == "data"}
+        args = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(content.items())]
+    datamodule = parser.instantiate_classes(parser.parse_args(args)).data
+    for stage in ("fit", "test"):
+        datamodule.setup(stage)
+    counts = ", ".join(f"{split} {len(datamodule.entries(split))}" for split in ("train", "val", "test"))
+    print(f"{datamodule.dataset_name}: {counts} cases decoded, in {datamodule.store.folder}")
 
 
 def _rank() -> int:

@@ -106,8 +106,8 @@ def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
     losses = figure.add_subplot()
     scores = losses.twinx()
     keys = sorted({k for row in rows for k in row})
-    for axis, wanted, style in ((losses, "loss", "-"), (scores, MONITOR, "o--")):
-        for number, key in enumerate(k for k in keys if wanted in k and not k.endswith("_epoch")):
+    for axis, wanted, style in ((losses, "train/loss", ".-"), (scores, MONITOR, "o--")):
+        for number, key in enumerate(k for k in keys if k.startswith(wanted)):
             points = [(row["step"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
             if points:
                 axis.plot(*zip(*points, strict=True), style, label=key, color=f"C{number + (axis is scores) * 5}", ms=4)

@@ -128,10 +128,8 @@ def _exact(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-HEADER = "regime | step | entry | method | effort/case | Dice | IoU | NSD@1mm | NSD@2mm | HD95 mm | false pos. | cases | oracle"
-COST_HEADER = (
-    "entry | method | architecture | base weights | parameters | trained | ms/encode | ms/prompt | training s | device"
-)
+SCORES = "regime|step|entry|method|effort/case|Dice|IoU|NSD@1mm|NSD@2mm|HD95 mm|false pos.|cases|oracle"
+COSTS = "entry|method|architecture|base weights|parameters|trained|ms/encode|ms/prompt|training s|device"
 
 
 def _markdown(rows: Sequence[Row], missing: Sequence[str]) -> str:
