@@ -1,6 +1,13 @@
-"""SAM's mask decoder for many prompts of many images in one call."""
+"""SAM's mask decoder for many prompts of many images in one call.
+
+Parameters and numbers are segment-anything's. Its own forward repeats one image for all prompts; here images are
+gathered per prompt, and as late as possible: without mask prompts the image tokens are the same for all prompts on an
+image until the first layer has answered, so that layer's three projections of them are made per image.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,19 +16,11 @@ from torch import Tensor
 from samzoo.sam import modeling
 from samzoo.sam.config import SamConfig
 
-
-class DecoderAttention(modeling.DecoderAttention):
-    """segment-anything's decoder attention through the fused kernel."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = self._separate_heads(self.q_proj(q), self.num_heads)
-        k = self._separate_heads(self.k_proj(k), self.num_heads)
-        v = self._separate_heads(self.v_proj(v), self.num_heads)
-        return self.out_proj(self._recombine_heads(F.scaled_dot_product_attention(q, k, v)))
+Gather = Callable[[Tensor], Tensor]
 
 
 class MaskDecoder(modeling.MaskDecoder):
-    """Parameters and numbers are segment-anything's; images are gathered per prompt instead of repeated."""
+    """Answers prompts on image embeddings."""
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__(
@@ -36,9 +35,6 @@ class MaskDecoder(modeling.MaskDecoder):
             iou_head_depth=config.iou_head_depth,
             iou_head_hidden_dim=config.iou_head_hidden_dim,
         )
-        for module in self.transformer.modules():
-            if type(module) is modeling.DecoderAttention:
-                module.__class__ = DecoderAttention  # same state, other forward
 
     def forward(
         self,
@@ -64,12 +60,75 @@ class MaskDecoder(modeling.MaskDecoder):
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.to(sparse.dtype).expand(len(sparse), -1, -1), sparse], dim=1)
-        source = embedding[image_index] + dense
-        answered, source = self.transformer(source, image_pe, tokens)
+        if len(dense) == 1:
+            image, gather = embedding + dense, lambda rows: rows[image_index]
+        else:
+            image, gather = embedding[image_index] + dense, lambda rows: rows
+        answered, image = self._transform(_to_tokens(image), _to_tokens(image_pe), tokens, gather)
 
         chosen = range(1, self.num_mask_tokens) if multimask else range(1)
         hyper = torch.stack([self.output_hypernetworks_mlps[i](answered[:, 1 + i]) for i in chosen], dim=1)
         quality = self.iou_prediction_head(answered[:, 0])[:, chosen.start : chosen.stop]
-        grid = embedding.shape[-1]
-        upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (grid, grid)))
-        return torch.einsum("pmc,pchw->pmhw", hyper, upscaled), quality
+        return self._masks(image, hyper, embedding.shape[-1]), quality
+
+    def _transform(self, image: Tensor, image_pe: Tensor, tokens: Tensor, gather: Gather) -> tuple[Tensor, Tensor]:
+        """The two-way transformer: image (B or P, N, C), tokens (P, T, C) -> tokens and image (P, N, C).
+
+        Args:
+            gather: takes image rows to prompt rows; the image has prompt rows from the end of the first layer on.
+        """
+        queries = tokens
+        for layer in self.transformer.layers:
+            placed = queries if layer.skip_first_layer_pe else queries + tokens
+            attended = _attention(layer.self_attn, placed, placed, queries)
+            queries = layer.norm1(attended if layer.skip_first_layer_pe else queries + attended)
+
+            image_placed = image + image_pe
+            attended = _attention(layer.cross_attn_token_to_image, queries + tokens, image_placed, image, to_kv=gather)
+            queries = layer.norm2(queries + attended)
+            queries = layer.norm3(queries + layer.mlp(queries))
+
+            attended = _attention(layer.cross_attn_image_to_token, image_placed, queries + tokens, queries, to_q=gather)
+            image = layer.norm4(gather(image) + attended)
+            gather = _same
+        attended = _attention(self.transformer.final_attn_token_to_image, queries + tokens, image + image_pe, image)
+        return self.transformer.norm_final_attn(queries + attended), image
+
+    def _masks(self, image: Tensor, hyper: Tensor, grid: int) -> Tensor:
+        """Upscale the image fourfold and project it on each mask's vector: (P, N, C), (P, M, C / 8) -> (P, M, 4g, 4g).
+
+        A transposed convolution of kernel 2 and stride 2 is a linear layer from a token to its four quarters, so
+        everything stays channels-last and only the finished masks are put in order.
+        """
+        first, norm, activation, second, _ = self.output_upscaling
+        x = _to_quarters(image, first)
+        x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        x = activation(_to_quarters(x, second))
+        masks = hyper @ x.flatten(1, -2).transpose(1, 2)
+        masks = masks.view(*hyper.shape[:2], grid, grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return masks.reshape(*hyper.shape[:2], 4 * grid, 4 * grid)
+
+
+def _same(rows: Tensor) -> Tensor:
+    return rows
+
+
+def _to_tokens(image: Tensor) -> Tensor:
+    """(B, C, g, g) -> (B, g * g, C)"""
+    return image.flatten(2).transpose(1, 2)
+
+
+def _to_quarters(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
+    """(..., C) -> (..., 4, C'), the quarters in reading order."""
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, -1))
+
+
+def _attention(
+    layer: modeling.DecoderAttention, q: Tensor, k: Tensor, v: Tensor, to_q: Gather = _same, to_kv: Gather = _same
+) -> Tensor:
+    """segment-anything's decoder attention through the fused kernel, rows gathered after the projections."""
+    q = layer._separate_heads(to_q(layer.q_proj(q)), layer.num_heads)
+    k = layer._separate_heads(to_kv(layer.k_proj(k)), layer.num_heads)
+    v = layer._separate_heads(to_kv(layer.v_proj(v)), layer.num_heads)
+    return layer.out_proj(layer._recombine_heads(F.scaled_dot_product_attention(q, k, v)))
