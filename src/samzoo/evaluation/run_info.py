@@ -8,7 +8,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,7 +89,7 @@ def count_flops(method: Method, case: Case) -> dict[str, int]:
     adapter = ADAPTERS[method.spec.unit](method, case, Cost(), 1, 1)
     depth, height, width = case.shape
     z = depth // 2
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), _without_gradients(method):
         with FlopCounterMode(display=False) as encode:
             adapter.encode([z])
         prompt = CasePrompt(1, clicks=(Click(z, height // 2, width // 2, True),))
@@ -103,6 +104,19 @@ def count_flops(method: Method, case: Case) -> dict[str, int]:
             else:
                 adapter.decode_without_prompts([z])
     return {"encode": encode.get_total_flops(), "prompt": decode.get_total_flops()}
+
+
+@contextmanager
+def _without_gradients(method: Method) -> Iterator[None]:
+    """The counter asks for the gradient function of what a module returns; a view of a parameter has none in a test."""
+    trained = method.trainable_parameters()
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def cost_summary(costs: Mapping[str, Cost]) -> dict[str, Any]:
