@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from data_sets import SHAPE, label_array, save_nifti, write_nnunet, write_pictures
@@ -18,7 +19,7 @@ from samzoo.data.decode import DecodeSettings, Intensity, decode
 from samzoo.data.index import ReadSettings
 from samzoo.data.readers import read_index, recognise
 from samzoo.data.restore import source_label, write_label
-from samzoo.errors import DataError
+from samzoo.errors import ConfigError, DataError
 from samzoo.types import Case
 
 
@@ -285,3 +286,20 @@ def test_scaled_headers_are_undone(tmp_path):
     decoded = decode(index.entries[0], index, settings)
     scaled = (expected - expected.min()) / np.ptp(expected)
     np.testing.assert_allclose(decoded.image[0], scaled.transpose(2, 1, 0), atol=1e-5)
+
+
+def test_wide_integers_are_not_taken_for_sixteen_bit(tmp_path):
+    root = write_pictures(tmp_path / "cells", cases=1)
+    (root / "images/p0.png").unlink()
+    tifffile.imwrite(root / "images/p0.tif", np.full((20, 24), 70000, np.int32))
+    with pytest.raises(ConfigError, match="values reach 70000"):
+        cases_of(everything_is_test(root=str(root), intensity=Intensity("range")))
+    tifffile.imwrite(root / "images/p0.tif", np.linspace(0, 1, 480, dtype=np.float32).reshape(20, 24))
+    with pytest.raises(ConfigError, match="needs 8- or 16-bit pictures"):
+        cases_of(everything_is_test(root=str(root), intensity=Intensity("range")))
+
+
+def test_data_sets_without_validation_can_be_fitted(nnunet):
+    dm = SamzooDataModule(root=str(nnunet), val_fraction=0)
+    dm.setup("fit")
+    assert dm.val_dataloader() == [] and len(dm.train_dataloader()) > 0

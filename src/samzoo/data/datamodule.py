@@ -192,8 +192,16 @@ class SamzooDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Fill the store for a stage (fit, validate, test, predict); nothing happens if it is filled."""
         splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        wanted = splits.get(stage, ())
-        self.store.build([e for split in wanted for e in self.entries(split)], progress=self._rank_and_ranks()[0] == 0)
+        self.build_store(splits.get(stage, ()))
+
+    def build_store(self, splits: Sequence[Split] = ("train", "val", "test")) -> None:
+        """Decode the cases of these splits that the store lacks.
+
+        Raises:
+            DataError: a broken case, or no space.
+        """
+        entries = [e for split in splits for e in self.entries(split)]
+        self.store.build(entries, progress=self._rank_and_ranks()[0] == 0)
 
     def train_dataloader(self) -> DataLoader:
         """Batches (`types.Batch`) of training units.
@@ -302,7 +310,7 @@ def find_root(root: str | None, source: str | None = None) -> Path:
             return place
     hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
     raise DataError(
-        f"data set not found: {' and '.join(str(p) for p in places)} do(es) not exist.\n"
+        f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"
         f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
         f"  where to put it: {places[-1]}{hint}\n"
         f"  how to check it: samzoo verify {root}"

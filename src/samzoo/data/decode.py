@@ -247,6 +247,11 @@ def _scale(channel: np.ndarray, part: Array, settings: DecodeSettings, position:
                 f"{entry.images[0]}: intensity kind 'range' needs 8- or 16-bit pictures, this holds "
                 f"{channel.dtype}; set data.intensity to a window or a percentile"
             )
+        if channel.min() < 0 or channel.max() > part.full_range:
+            raise ConfigError(
+                f"{entry.images[0]}: values reach {channel.max()}, beyond the 16-bit range; set data.intensity to a "
+                "window or a percentile"
+            )
         return channel.astype(np.float32) / part.full_range
     if kind == "window":
         low, high = (_per_channel(getattr(settings.intensity, n), position, n, settings) for n in ("low", "high"))

@@ -137,7 +137,7 @@ def _read_picture(path: Path, pictures: str) -> Array:
                         f"{path}: holds {image.n_frames} pictures; a case is one picture, or a NIfTI volume"
                     )
                 # A palette is an encoding of colours, except in masks, where its indices are the values.
-                if image.mode == "P":
+                if image.mode in ("P", "PA"):
                     palette = image.convert("RGBA" if "transparency" in image.info else "RGB")
                     return _from_palette(path, np.asarray(image), np.asarray(palette), pictures)
                 if image.mode == "1":

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from samzoo.data.disk import disk_errors
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import samzoo_home
 
@@ -141,12 +142,18 @@ def write_phantom(out: Path, settings: PhantomSettings | None = None, progress: 
     """Write the phantom as an nnU-Net v2 data set, whole or not at all.
 
     Raises:
-        DataError: `out` exists already and is not empty.
+        DataError: `out` exists already and is not empty, or the disk is full.
     """
     settings = settings or PhantomSettings()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already and is not an empty folder; name another place, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write(out, settings, progress)
+    return out
+
+
+def _write(out: Path, settings: PhantomSettings, progress: bool) -> None:
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         for folder in ("imagesTr", "labelsTr"):
@@ -178,7 +185,6 @@ def write_phantom(out: Path, settings: PhantomSettings | None = None, progress: 
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return out
 
 
 def ensure_phantom(settings: PhantomSettings, progress: bool = True) -> Path:

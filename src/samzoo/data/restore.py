@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from samzoo.data.decode import to_file_axes
+from samzoo.data.disk import disk_errors
 from samzoo.data.index import VOLUME_ENDINGS
 from samzoo.errors import DataError
 
@@ -46,9 +47,13 @@ def write_label(
         slice_axis: `SamzooDataModule.slice_axis`.
 
     Raises:
-        DataError: the label doesn't have the source's shape.
+        DataError: the label doesn't have the source's shape, or the disk is full.
     """
-    values = source_label(label, source_values)
+    with disk_errors(target.parent):
+        _write(source_label(label, source_values), source, target, slice_axis)
+
+
+def _write(values: np.ndarray, source: str | Path, target: Path, slice_axis: int) -> None:
     ending = ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".writing-", suffix=ending, dir=target.parent)

@@ -8,7 +8,6 @@ ended, and a changed source file costs one case.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Decoded, DecodeSettings, decode
+from samzoo.data.disk import disk_errors
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.errors import DataError
 from samzoo.paths import samzoo_home
@@ -30,7 +30,7 @@ from samzoo.paths import samzoo_home
 FORMAT = 1
 """Raise it when the arrays change their meaning: older stores are then left alone and rebuilt."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REMEDY = "set SAMZOO_HOME to a folder of yours on another disk; what was decoded so far is kept"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Store:
         by_id = {e.id: e for e in self.index.entries}
         if all(f.is_dir() for f in folders.values()):
             return
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder, REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / "lock"):
             for leftover in self.folder.glob(".building-*"):
@@ -116,7 +116,7 @@ class Store:
 
     def _build_case(self, entry: CaseEntry, target: Path) -> None:
         decoded = decode(entry, self.index, self.settings)
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder, REMEDY):
             building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
             try:
                 self._write(building, entry, decoded)
@@ -210,24 +210,6 @@ def voxels_per_class(cases: Sequence[StoredCase]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            free = shutil.disk_usage(folder if folder.is_dir() else Path(folder.anchor)).free
-            raise DataError(
-                f"no space left in {folder} ({free / 2**20:.0f} MiB free); free some, or set SAMZOO_HOME to a folder "
-                "on another disk. What was decoded so far is kept"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DataError(
-                f"{folder} can't be written ({error.strerror}); set SAMZOO_HOME to a folder of yours"
-            ) from None
-        raise
-
-
-@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One builder at a time. The kernel drops the lock of a process that dies, so it can't go stale."""
     try:
@@ -235,7 +217,7 @@ def _locked(path: Path) -> Iterator[None]:
     except ImportError:  # no such locks here: renames keep the store whole, work may be done twice
         yield
         return
-    with _disk_errors(path.parent), open(path, "w") as file:
+    with disk_errors(path.parent, REMEDY), open(path, "w") as file:
         with contextlib.suppress(OSError):  # file systems without locks, as above
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

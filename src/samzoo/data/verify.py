@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Loaded, load
+from samzoo.data.disk import disk_errors
 from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
 from samzoo.data.overlays import save_overlay
 from samzoo.data.readers import read_index
@@ -102,6 +103,10 @@ class Report:
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all."""
+        with disk_errors(path.parent):
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
         content = {"ok": self.ok} | asdict(self)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".report-", dir=path.parent)

@@ -24,7 +24,7 @@ def recognise(root: Path) -> str:
     hint = ""
     if (root / "imagesTr").is_dir():
         hint = " There is an imagesTr, but no dataset.json beside it."
-    inner = [p.name for p in sorted(root.iterdir()) if p.is_dir() and any(r.recognise(p) for r in READERS.values())]
+    inner = [p.parent.name for p in sorted(root.glob("*/dataset.json"))]
     if inner:
         hint = f" Its sub-folder {inner[0]!r} looks like one: did you mean {root / inner[0]}?"
     raise DataError(

@@ -1,0 +1,34 @@
+"""Faults of the disk as messages that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from samzoo.errors import DataError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, remedy: str = "name another folder") -> Iterator[None]:
+    """Turn a full disk or a folder that may not be written into a DataError.
+
+    Args:
+        folder: where it is written.
+        remedy: what else the user can do than free some space.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            existing = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+            free = shutil.disk_usage(existing).free / 2**20
+            raise DataError(f"no space left in {folder} ({free:.0f} MiB free); free some, or {remedy}") from None
+        if error.errno in NOT_ALLOWED:
+            raise DataError(f"{folder} can't be written ({error.strerror}); {remedy}") from None
+        raise
