@@ -123,8 +123,8 @@ class Report:
 def verify(
     root: str | Path,
     settings: Mapping[str, Any] | None = None,
-    overlays: Path | None = None,
-    report: Path | None = None,
+    overlays: str | Path | None = None,
+    report: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
     """Check a data set. Faults of the data become findings, not exceptions.
@@ -144,9 +144,9 @@ def verify(
     except SamzooError as error:
         result.error(str(error))
     else:
-        _verify_index(result, index, settings, overlays, progress)
+        _verify_index(result, index, settings, Path(overlays) if overlays is not None else None, progress)
     if report is not None:
-        result.write(report)
+        result.write(Path(report))
     return result
 
 
