@@ -121,3 +121,10 @@ def test_configuration_says_what_to_fetch(config):
     with pytest.raises(Exception, match="what to fetch") as caught:
         SamzooDataModule(**settings | {"root": "nowhere_at_all"})
     assert settings["source"].split(";")[0][:40] in str(caught.value)
+
+
+def test_root_is_looked_for_under_samzoo_data(nnunet, monkeypatch):
+    monkeypatch.setenv("SAMZOO_DATA", str(nnunet.parent))
+    assert verify(nnunet.name, progress=False).ok
+    missing = verify("elsewhere", {"source": "example.org"}, progress=False)
+    assert "what to fetch: example.org" in missing.errors[0].message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
-from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split, find_root
 from samzoo.data.phantom import PhantomSettings, ensure_phantom
 from samzoo.data.readers import read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
@@ -290,31 +289,6 @@ class SamzooDataModule(LightningDataModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
-
-
-def find_root(root: str | None, source: str | None = None) -> Path:
-    """Folder of a data set: relative to the working folder, else to $SAMZOO_DATA.
-
-    Raises:
-        DataError: it is in neither; says what to fetch, where to put it and how to check it.
-        ConfigError: no root given.
-    """
-    if root is None:
-        raise ConfigError("data.root is not set; give the data set's folder, or set data.layout to phantom")
-    given = Path(root).expanduser()
-    places = [given.absolute()]
-    if not given.is_absolute() and os.environ.get("SAMZOO_DATA"):
-        places.append(Path(os.environ["SAMZOO_DATA"]).expanduser().absolute() / given)
-    for place in places:
-        if place.is_dir():
-            return place
-    hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
-    raise DataError(
-        f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"
-        f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
-        f"  where to put it: {places[-1]}{hint}\n"
-        f"  how to check it: samzoo verify {root}"
-    )
 
 
 def _check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -6,6 +6,7 @@ Free of torch, like the readers and `verify`, so that `samzoo verify` starts qui
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,6 +139,31 @@ class ReadSettings:
     def pick(cls, settings: Mapping[str, Any]) -> ReadSettings:
         """The reader's part of a data set's YAML; other keys belong to the data module and are left alone."""
         return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
+
+
+def find_root(root: str | None, source: str | None = None) -> Path:
+    """Folder of a data set: relative to the working folder, else to $SAMZOO_DATA.
+
+    Raises:
+        DataError: it is in neither; says what to fetch, where to put it and how to check it.
+        ConfigError: no root given.
+    """
+    if root is None:
+        raise ConfigError("data.root is not set; give the data set's folder, or set data.layout to phantom")
+    given = Path(root).expanduser()
+    places = [given.absolute()]
+    if not given.is_absolute() and os.environ.get("SAMZOO_DATA"):
+        places.append(Path(os.environ["SAMZOO_DATA"]).expanduser().absolute() / given)
+    for place in places:
+        if place.is_dir():
+            return place
+    hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
+    raise DataError(
+        f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"
+        f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
+        f"  where to put it: {places[-1]}{hint}\n"
+        f"  how to check it: samzoo verify {root}"
+    )
 
 
 @dataclass

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from samzoo.data.decode import Loaded, load
 from samzoo.data.disk import disk_errors
-from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, find_root
 from samzoo.data.overlays import save_overlay
 from samzoo.data.readers import read_index
 from samzoo.data.splits import assign_splits
@@ -130,7 +130,7 @@ def verify(
     """Check a data set. Faults of the data become findings, not exceptions.
 
     Args:
-        root: its folder.
+        root: its folder; relative to the working folder, or to $SAMZOO_DATA.
         settings: arguments of the data module (a YAML of configs/datasets), as far as they say how to read and split.
         overlays: folder for one PNG per labelled case, the middle slice of its foreground.
         report: JSON file to write.
@@ -138,7 +138,7 @@ def verify(
     settings = settings or {}
     result = Report(str(root))
     try:
-        index = read_index(Path(root), ReadSettings.pick(settings))
+        index = read_index(find_root(str(root), settings.get("source")), ReadSettings.pick(settings))
         fractions = settings.get("val_fraction", 0.15), settings.get("test_fraction", 0.2)
         index = assign_splits(index, *fractions, settings.get("seed", 0))
     except SamzooError as error:
