@@ -121,6 +121,50 @@ def test_regimes_beyond_a_method_are_left_out_with_a_note(tmp_path, capsys, capl
         run_test(tmp_path, [make_case()], Automatic(), regimes=["box_3d"])
 
 
+def test_a_method_that_can_not_be_validated_is_refused_before_training(tmp_path):
+    with pytest.raises(ConfigError, match=r"protocol.regimes or protocol.val_regimes"):
+        trainer(tmp_path, EvaluationProtocol(val_regimes=["box_3d"])).fit(Automatic(), datamodule=Cases([make_case()]))
+
+
+def _test_in_two_processes(folder, repeated):
+    cases = [make_case("a"), make_case("b", (1, 30, 50)), make_case("c", lesion=False), *repeated]
+    protocol = EvaluationProtocol(surface_metrics=False, val_regimes=["box_per_slice"])
+    two = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_spawn",
+        use_distributed_sampler=False,
+        logger=False,
+        default_root_dir=folder,
+        callbacks=[protocol],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    two.test(BoxDrawer(), datamodule=Shares(cases), verbose=False)
+
+
+class Shares(Cases):
+    """Every second case for each of two processes."""
+
+    def test_dataloader(self):
+        mine = self.cases[self.trainer.global_rank :: self.trainer.world_size]
+        return torch.utils.data.DataLoader(mine, batch_size=None)
+
+
+def test_two_processes_write_the_records_of_one(tmp_path):
+    repeated = [make_case("a")]  # as a sampler that pads would hand it out
+    _test_in_two_processes(tmp_path / "two", repeated)
+    one = run_test(
+        tmp_path / "one",
+        [make_case("a"), make_case("b", (1, 30, 50)), make_case("c", lesion=False)],
+        surface_metrics=False,
+    )
+    two = read_records(tmp_path / "two" / "records.csv")
+    assert untimed(two) == untimed(one)
+    assert (tmp_path / "two" / "prompts.json").read_text() == (tmp_path / "one" / "prompts.json").read_text()
+    assert set(json.loads((tmp_path / "two" / "run.json").read_text())["cost"]["cases"]) == {"a", "b", "c"}
+
+
 def test_a_repeated_case_is_recorded_once(tmp_path):
     once = run_test(tmp_path / "a", [make_case("a"), make_case("b")], surface_metrics=False)
     twice = run_test(tmp_path / "b", [make_case("a"), make_case("b"), make_case("a")], surface_metrics=False)

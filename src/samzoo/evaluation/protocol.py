@@ -84,6 +84,13 @@ class EvaluationProtocol(Callback):
         self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
         self._told: set[str] = set()
 
+    def setup(self, trainer: Trainer, pl_module: Method, stage: str) -> None:
+        """Find out before any work whether the method can be scored."""
+        if stage == "test":
+            self._runnable(self.regimes, pl_module)
+        elif stage == "validate" or (stage == "fit" and trainer.limit_val_batches):
+            self._runnable(self.val_regimes, pl_module)
+
     # --- validation ----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:

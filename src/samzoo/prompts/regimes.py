@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -174,7 +175,7 @@ def _box_slices(count: int) -> Regime:
         frozenset({"box"}),
         f"2 for each of the {count} boxes drawn (fewer on structures of fewer slices); interpolated boxes are free",
         oracle_slices="range",
-        first_boxes=lambda truth: interpolated_boxes(truth, count),
+        first_boxes=partial(interpolated_boxes, drawn=count),
     )
 
 
