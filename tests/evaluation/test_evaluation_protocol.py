@@ -194,6 +194,26 @@ def test_run_json_says_where_the_records_come_from(tmp_path):
     assert overlays == sorted(f"a_{r}.png" for r in DEFAULT_REGIMES if r != "auto")
 
 
+class Attentive(BoxDrawer):
+    """4 heads of 16 numbers on 64 tokens, then a product of 8 x 16 with 16 x 32."""
+
+    def encode(self, x):
+        q = torch.zeros(len(x), 4, 64, 16)
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+        return super().encode(x)
+
+    def decode(self, embedding, prompts, state=None):
+        torch.zeros(8, 16) @ torch.zeros(16, 32)
+        return super().decode(embedding, prompts, state)
+
+
+def test_operations_of_one_encode_and_one_prompt(tmp_path):
+    """Fused attention counts too: two products of 64 x 64 x 16 for each head."""
+    run_test(tmp_path, [make_case()], Attentive(), surface_metrics=False, regimes=["box_3d"])
+    flops = json.loads((tmp_path / "run.json").read_text())["flops"]
+    assert flops == {"encode": 4 * 2 * (2 * 64 * 64 * 16), "prompt": 2 * 8 * 16 * 32}
+
+
 def test_validation_logs_the_mean_over_classes_then_cases(tmp_path):
     cases = [make_case("a"), make_case("b", (3, 30, 50), lesion=False), make_case("c")]
     protocol = EvaluationProtocol(val_regimes=["box_per_slice", "box_3d"], val_cases=2)
