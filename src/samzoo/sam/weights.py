@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from samzoo.errors import WeightsError
+from samzoo.paths import samzoo_home
 from samzoo.sam.download import download
 
 
@@ -107,7 +107,7 @@ class WeightsFile:
 
 def weights_folder() -> Path:
     """$SAMZOO_HOME/weights, by default ~/.cache/samzoo/weights."""
-    return Path(os.environ.get("SAMZOO_HOME") or "~/.cache/samzoo").expanduser() / "weights"
+    return samzoo_home() / "weights"
 
 
 def find_weights(source: str | Path) -> WeightsFile:
