@@ -116,7 +116,7 @@ def _find_run(options: argparse.Namespace) -> Run:
 
 def _train_or_score(verb: str, description: str, args: list[str]) -> None:
     if "--help-all" in args:
-        _lightning(verb, argparse.Namespace(run=None, known=[]), ["--help"], {})
+        _lightning(verb, argparse.Namespace(run=None, ckpt=None, known=[]), ["--help"], {})
         return
     part_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for part in PARTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -11,22 +10,21 @@ import shutil
 import signal
 import sys
 from argparse import Namespace as Options
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ActionConfigFile
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-import samzoo.methods  # noqa: F401  makes every method known by its class name
 from samzoo import run_folder
-from samzoo.cli_config import SETTINGS, UsageError, explain, find_config, read_config
+from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
+from samzoo.cli_parser import ConfigFile, Line, Parser
 from samzoo.data import SamzooDataModule
 from samzoo.data.restore import write_label
 from samzoo.errors import ConfigError, WeightsError
@@ -36,78 +34,36 @@ from samzoo.run_folder import Run
 from samzoo.training import RunLog, training_callbacks
 
 
-def concrete_methods(base: type = Method) -> dict[str, type]:
-    """All methods that can be built, by class name."""
-    found = {base.__name__: base} if hasattr(base, "spec") else {}
-    for child in base.__subclasses__():
-        found |= concrete_methods(child)
-    return found
+def check_checkpoint(path: Path) -> None:
+    """Before anything is built: whether a file is a checkpoint of plain tensors and numbers.
 
-
-def all_settings() -> list[str]:
-    """Dotted names of all settings, for near matches."""
-    owners = [("trainer", Trainer), ("data", SamzooDataModule), ("protocol", EvaluationProtocol)]
-    owners += [("model.init_args", method) for method in concrete_methods().values()]
-    names = [f"{key}.{p}" for key, owner in owners for p in inspect.signature(owner).parameters]
-    return sorted({"model.class_path", *SETTINGS, *names})
-
-
-class Parser(LightningArgumentParser):
-    """Ends in one readable message instead of a page of usage.
-
-    Args:
-        replaced: parts that the command line gives as a file; what config files say of them is left out.
-        own_options: names of samzoo's own options, for near matches.
+    Raises:
+        WeightsError: it is damaged, holds code, or is something else.
     """
-
-    def __init__(
-        self, *args: Any, replaced: frozenset[str] = frozenset(), own_options: Sequence[str] = (), **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.replaced = replaced
-        self.own_options = own_options
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if not self.exit_on_error:
-            return super().error(message, ex)
-        raise UsageError(explain(message, [*all_settings(), *self.own_options], concrete_methods())) from ex
-
-
-class ConfigFile(ActionConfigFile):
-    """A config by bare name; files named in it are looked up beside it first, then as bare names."""
-
-    def __call__(self, parser: Parser, cfg: Any, values: str, option_string: str | None = None) -> None:
-        path = find_config(values)
-        content = {key: v for key, v in read_config(path).items() if key.split(".")[0] not in parser.replaced}
-        parts = {key: value for key, value in content.items() if "." not in key}
-        single = {key: value for key, value in content.items() if "." in key}  # over what the part's file says
-        try:
-            for layer in (parts, single):
-                super().__call__(parser, cfg, yaml.safe_dump(layer), option_string)
-        except (TypeError, KeyError, ValueError) as error:
-            raise UsageError(f"{path}: {explain(str(error), all_settings(), concrete_methods())}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not loaded: it is damaged, no checkpoint, or holds Python objects that could run code; only "
+            "plain tensors and numbers are accepted"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise WeightsError(f"{path} is not a checkpoint of samzoo: it holds no state_dict")
 
 
 @contextmanager
 def checkpoint_errors(path: Path | None) -> Iterator[None]:
-    """What torch says of a bad checkpoint, for people."""
+    """What torch says of a checkpoint that does not fit, for people."""
     try:
         yield
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is not loaded: it is damaged, or holds Python objects that could run code; only plain tensors and "
-            "numbers are accepted"
-        ) from error
     except RuntimeError as error:
-        if path is not None and "loading state_dict" in str(error):
-            lines = str(error).splitlines()
-            raise WeightsError(
-                f"{path} does not fit the model that the config describes (other method, architecture or image size?): "
-                + " ".join(line.strip() for line in lines[1:4])[:600]
-            ) from error
-        if path is not None and ("PytorchStreamReader" in str(error) or "zip archive" in str(error)):
-            raise WeightsError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-        raise
+        if path is None or "loading state_dict" not in str(error):
+            raise
+        lines = " ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise WeightsError(
+            f"{path} does not fit the model that the config describes (other method, architecture or image size?): "
+            f"{lines[:600]}"
+        ) from error
 
 
 class SamzooCLI(LightningCLI):
@@ -117,11 +73,11 @@ class SamzooCLI(LightningCLI):
         options: samzoo's own options (see `cli.py`), resolved: `run` is the Run that is used or None for a new one,
             `name` what a new one is called, `ckpt` the checkpoint to load or None.
         args: LightningCLI's arguments.
-        replaced: see `Parser`.
+        replaced: see `Line`.
     """
 
     def __init__(self, options: Options, args: list[str], replaced: frozenset[str]) -> None:
-        parsing = {"replaced": replaced, "own_options": options.known}
+        line = Line(args, replaced, options.known)
         self.options = options
         self.run: Run | None = options.run
         super().__init__(
@@ -135,7 +91,12 @@ class SamzooCLI(LightningCLI):
             parser_class=Parser,
             # samplers of the data module shard by rank themselves; a sanity check would score cases before any training
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
-            parser_kwargs={"prog": "samzoo", **parsing, **{verb: dict(parsing) for verb in self.subcommands()}},
+            parser_kwargs={
+                "prog": "samzoo",
+                "allow_abbrev": False,
+                "line": line,
+                **{verb: {"line": line} for verb in self.subcommands()},
+            },
             args=args,
         )
 
@@ -267,11 +228,21 @@ class SamzooCLI(LightningCLI):
         ckpt = self.options.ckpt
         if self.trainer.is_global_zero:
             print(f"weights: {ckpt or 'as configured (zero-shot)'}", flush=True)
-        with checkpoint_errors(ckpt):
-            verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=self.subcommand == "validate")
+        try:
+            with checkpoint_errors(ckpt):
+                shown = self.subcommand == "validate"  # a test prints its own table
+                verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=shown)
+        except BaseException:
+            if self.result != self.run.path and [p.name for p in self.result.iterdir()] == [run_folder.CONFIG]:
+                shutil.rmtree(self.result)  # made for this test, which left nothing
+            raise
 
     def predict(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
         options = self.options
+        if model.spec.needs_prompts and not options.prompts:
+            raise ConfigError(
+                f"{model.spec.name} can't run without prompts: give clicks or boxes as JSON with --prompts FILE"
+            )
         if options.ckpt:
             with checkpoint_errors(options.ckpt):
                 load_weights_of(model, options.ckpt)
@@ -281,7 +252,7 @@ class SamzooCLI(LightningCLI):
         with self.trainer.precision_plugin.forward_context():
             written = predict_cases(
                 model.to(self.trainer.strategy.root_device),
-                tqdm(loader, total=len(entries), desc="predicting", unit="case"),
+                (case for case in tqdm(loader, desc="predicting", unit="case")),  # no bar before the first case
                 options.out,
                 lambda label, source, target: write_label(
                     label, source, target, datamodule.source_values, datamodule.slice_axis
@@ -298,8 +269,6 @@ class SamzooCLI(LightningCLI):
 def load_weights_of(model: Method, path: Path) -> None:
     """Put a checkpoint's weights into the model, as the trainer does before a test."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise WeightsError(f"{path} is not a checkpoint of samzoo: it holds no state_dict")
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
 
@@ -333,5 +302,7 @@ def run(options: Options, args: list[str], replaced: frozenset[str]) -> None:
     """Parse, build and run; the options are resolved already."""
     quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     quiet.addFilter(lambda record: "Tip:" not in record.getMessage())
+    if options.ckpt:
+        check_checkpoint(options.ckpt)
     SamzooCLI(options, args, replaced)
     sys.stdout.flush()

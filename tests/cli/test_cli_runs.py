@@ -1,0 +1,170 @@
+"""What a fit, a resume, a test and a prediction leave behind."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from cli_helpers import QUICK
+
+from samzoo import run_folder
+from samzoo.cli import main
+from samzoo.run_folder import Run
+
+FIT = ["fit", "--config", "sam_med2d_phantom", *QUICK]
+
+
+def weights(run):
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def stop_at(batch, kind):
+    callback = {"class_path": "cli_helpers.StopAt", "init_args": {"batch": batch, "kind": kind}}
+    return f"--trainer.callbacks=[{json.dumps(callback)}]"
+
+
+def test_fit_fills_its_run_folder(trained):
+    names = {p.name for p in trained.iterdir()}
+    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "curves.png", "training.json"}
+    assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0.0", "1.0"]
+    assert all(float(row["train/loss"]) > 0 and 0 <= float(row["val/dice"]) <= 1 for row in rows)
+    training = json.loads((trained / "training.json").read_text())
+    assert training["epochs"] == 2 and training["steps"] > 0 and training["training_seconds"] > 0
+    assert training["peak_memory_bytes"] > 1e8 and training["device"] == "cpu"
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["data"]["batch_size"] == 4 and config["model"]["init_args"]["architecture"] == "vit_tiny"
+
+
+def test_test_takes_the_newest_run_and_writes_into_it(trained, capsys):
+    assert main(["test"]) == 0
+    out = capsys.readouterr().out
+    assert f"weights: {trained / 'checkpoints/best.ckpt'}" in out and f"results: {trained}" in out
+    run = json.loads((trained / "run.json").read_text())
+    assert run["training"]["epochs"] == 2 and run["config"]["data"]["batch_size"] == 4
+    first = (trained / "records.csv").read_text()
+    assert main(["test"]) == 0
+    assert (trained / "records.csv").read_text() == first, "nothing written before is lost"
+    (second,) = trained.glob("test-*")
+    assert (second / "records.csv").is_file()
+
+
+def test_command_line_wins_over_run_and_checkpoint_at_test(trained):
+    args = ["--protocol.regimes=[box_3d]", "--protocol.seed=7", "--data.phantom.seed=3"]
+    assert main(["test", *args]) == 0
+    (folder,) = trained.glob("test-*")
+    assert {row["regime"] for row in csv.DictReader((folder / "records.csv").open())} == {"box_3d"}
+    run = json.loads((folder / "run.json").read_text())
+    assert run["protocol"]["seed"] == 7 and run["config"]["data"]["phantom"]["seed"] == 3
+    assert not (trained / "records.csv").exists(), "a test with other settings is not taken for the run's own"
+
+
+def test_part_given_as_file_replaces_the_part(work, capsys):
+    (work / "base.yaml").write_text(
+        "model: methods/box_ellipse.yaml\ndata: {root: nowhere, layout: nnunet, slice_axis: 1}\ntrainer.max_epochs: 3\n"
+    )
+    assert main(["fit", "--config", "base", "--data", "datasets/phantom.yaml", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["layout"] == "phantom" and config["data"]["root"] is None
+    assert config["data"]["slice_axis"] == 2, "nothing of the replaced part is left"
+    assert config["trainer"]["max_epochs"] == 3
+
+
+def test_single_values_win_wherever_they_stand(work, capsys):
+    assert main(["fit", "--data.batch_size=3", "--config", "sam_med2d_phantom", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["batch_size"] == 3
+
+
+def test_crash_in_an_epoch_and_resume_end_in_the_same_weights(trained, work):
+    with pytest.raises(OSError, match="went down"):
+        main([*FIT, stop_at(3, "crash")])
+    crashed = run_folder.newest()
+    assert json.loads((crashed.path / "training.json").read_text())["epochs"] == 1
+    assert main(["fit", "--resume", "--trainer.callbacks=null"]) == 0
+    assert_equal(weights(crashed.path), weights(trained))
+    rows = list(csv.DictReader((crashed.path / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0.0", "1.0"]
+    assert (crashed.path / "config-1.yaml").is_file(), "the config before the resume is kept"
+
+
+def test_ctrl_c_leaves_a_usable_run(work, trained, capsys):
+    assert main([*FIT, stop_at(1, "ctrl_c")]) == 130
+    run = run_folder.newest().path
+    text = capsys.readouterr().err
+    assert f"samzoo fit --resume --run {run}" in text and f"samzoo test --run {run}" in text
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["interrupted.ckpt"]
+    assert main(["test"]) == 0
+    assert (run / "records.csv").is_file()
+    assert main(["fit", "--resume", "--trainer.callbacks=null"]) == 0
+    assert_equal(weights(run), weights(trained))
+    assert not (run / "checkpoints/interrupted.ckpt").exists()
+
+
+def test_zero_shot_makes_a_run_that_resume_and_test_do_not_take(work, capsys):
+    args = ["--config", "box_ellipse_phantom", "--zero-shot", *QUICK]
+    assert main(["test", *args]) == 0
+    (run,) = (work / "runs/box_ellipse_phantom").iterdir()
+    assert (run / "records.csv").is_file() and (run / "config.yaml").is_file()
+    assert json.loads((run / "run.json").read_text())["checkpoint"] is None
+    capsys.readouterr()
+    assert main(["test"]) == 1
+    assert "no trained run" in capsys.readouterr().err
+
+
+def test_validate(trained, capsys):
+    assert main(["validate"]) == 0
+    assert "val/dice" in capsys.readouterr().out
+
+
+def test_predict_writes_on_the_source_geometry(trained, home, work, capsys):
+    image = sorted(home.glob("phantom-*/imagesTr/*.nii.gz"))[0]
+    case = image.name.split("_0000")[0]
+    data = json.loads((image.parents[1] / "dataset.json").read_text())
+    organ = next(name for name in data["labels"] if name != "background")
+    prompts = {"cases": {case: {"mine": {organ: [{"boxes": [[8, 8, 1, 40, 40, 3]]}]}}}}
+    (work / "p.json").write_text(json.dumps({"format": "samzoo-prompts", "version": 1} | prompts))
+    args = ["predict", "--images", str(image), "--prompts", "p.json", "--out", "out", "--overlays"]
+    assert main(args) == 0
+    written, source = nib.load(work / f"out/{case}.nii.gz"), nib.load(image)
+    assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
+    assert set(np.unique(written.dataobj)) <= {0, data["labels"][organ]}
+    assert list((work / "out/overlays").glob("*.png"))
+    assert main(args) == 1
+    assert "not overwritten" in capsys.readouterr().err
+
+
+def test_newest_run_is_the_one_started_last(work):
+    for name in ("b/20250101-000000", "a/20260101-000000", "a/20260101-000000-02", "z/20240101-000000"):
+        (work / "runs" / name / "checkpoints").mkdir(parents=True)
+        (work / "runs" / name / "config.yaml").write_text("")
+    (work / "runs/zero/20270101-000000").mkdir(parents=True)
+    (work / "runs/zero/20270101-000000/config.yaml").write_text("")
+    assert str(run_folder.newest().path) == "runs/a/20260101-000000-02"
+    assert str(run_folder.newest("b").path) == "runs/b/20250101-000000"
+
+
+def test_best_checkpoint_has_precedence(work):
+    run = Run(work)
+    run.checkpoints.mkdir()
+    assert run.best is None
+    for name in ("interrupted", "last", "best"):
+        (run.checkpoints / f"{name}.ckpt").touch()
+        assert run.best.stem == name
+
+
+def test_new_runs_never_share_a_folder(work):
+    assert len({run_folder.create("x").path for _ in range(3)}) == 3
+    (work / "full").mkdir()
+    (work / "full/file").touch()
+    with pytest.raises(Exception, match="never overwritten"):
+        run_folder.given(work / "full", new=True)
