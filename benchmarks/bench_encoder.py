@@ -7,7 +7,6 @@ python benchmarks/bench_encoder.py --device cuda     float32, bf16 and bf16 comp
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -46,19 +45,19 @@ def build_pair(architecture: str, size: int, device: str) -> tuple[nn.Module, nn
 
 
 def measure(sides: dict[str, Callable[[], Tensor]], device: str, seconds: float) -> dict[str, float]:
-    """Median seconds of one call per side; the sides take turns, so that a busy machine slows all of them."""
+    """Best seconds of one call per side: the sides take turns, and what other programs take away only ever adds."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for call in sides.values():
         call()
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(next(iter(times.values()))) < 3:
+    while time.perf_counter() - begin < seconds or len(next(iter(times.values()))) < 5:
         for name, call in sides.items():
             synchronize(device)
             start = time.perf_counter()
             call()
             synchronize(device)
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
+    return {name: min(t) for name, t in times.items()}
 
 
 def synchronize(device: str) -> None:
