@@ -19,6 +19,7 @@ def work(tmp_path, monkeypatch, home):
     """An empty working folder; the phantom and its store are made once for all tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAMZOO_HOME", str(home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of processes that tests start: they must not compete for cores
     for name in ("SAMZOO_CONFIGS", "SAMZOO_DATA"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
