@@ -239,16 +239,16 @@ def _help() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0, 1 for a SamzooError, 2 for a wrong command line, 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0 if args else 2
-    if args[0] == "--version":
-        print(f"samzoo {__version__}")
-        return 0
-    verb, *rest = args
+    verb, *rest = args or ["--help"]
     try:
+        if verb in ("-h", "--help", "help"):
+            print(_help(), flush=True)
+            return 0 if args else 2
+        if verb == "--version":
+            print(f"samzoo {__version__}")
+            return 0
         if verb not in VERBS:
-            raise UsageError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} Known are {', '.join(VERBS)}")
+            raise UsageError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS, ';')} Known are {', '.join(VERBS)}")
         act, description = VERBS[verb]
         if act is not None:
             return act(rest) or 0
