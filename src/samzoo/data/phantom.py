@@ -1,7 +1,7 @@
 """The embedded data set: abdominal-CT-like volumes made by a program, deterministic by seed.
 
-A body with fat, muscle and spine, six organs of varying place, shape, texture and contrast, and a small lesion inside
-the liver. Contrasts overlap from case to case, unlabelled bowel has the organs' intensities, and noise and a bias field
+A body with fat, muscle and spine, six organs of varying place, shape, texture and contrast (bent, notched and
+dented, so that filling their boxes does not do), and a small lesion inside the liver. Contrasts overlap from case to case, unlabelled bowel has the organs' intensities, and noise and a bias field
 lie over it, so that no threshold finds an organ.
 """
 
@@ -24,7 +24,7 @@ from samzoo.data.disk import disk_errors
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import samzoo_home
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same seed gives other volumes."""
 
 CLASSES = ("liver", "spleen", "kidney_right", "kidney_left", "stomach", "aorta", "lesion")
@@ -32,16 +32,35 @@ CLASSES = ("liver", "spleen", "kidney_right", "kidney_left", "stomach", "aorta",
 FIELD_MM = 330.0
 """Width of the field of view."""
 
-ORGANS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float]]] = {
-    # centre (z, y, x) and half axes (z, y, x) in units of the body's half axes; range of the mean HU
-    "bowel_a": ((0.30, -0.25, 0.20), (0.60, 0.22, 0.30), (15, 110)),
-    "bowel_b": ((0.55, -0.20, -0.25), (0.45, 0.20, 0.25), (15, 110)),
-    "liver": ((-0.30, -0.12, -0.42), (0.75, 0.48, 0.40), (45, 110)),
-    "stomach": ((-0.35, -0.35, 0.28), (0.50, 0.28, 0.26), (5, 80)),
-    "spleen": ((-0.35, 0.18, 0.62), (0.45, 0.30, 0.17), (40, 125)),
-    "kidney_right": ((0.35, 0.38, -0.40), (0.50, 0.19, 0.16), (25, 150)),
-    "kidney_left": ((0.25, 0.38, 0.42), (0.50, 0.19, 0.16), (25, 150)),
-    "aorta": ((0.00, 0.22, 0.07), (9.0, 0.085, 0.07), (40, 180)),
+@dataclass(frozen=True)
+class Organ:
+    """How an organ is drawn; lengths are in units of the body's half axes, in the order z, y, x.
+
+    Args:
+        centre, axes: of an ellipsoid.
+        contrast: range of the mean HU.
+        bend: curves the organ in the plane; the middle is pushed along x by this many half axes.
+        notch: (y, x, radius) in half axes, a cylinder that is cut out, as at the hilum of a kidney.
+        rough: strength of random dents.
+    """
+
+    centre: tuple[float, float, float]
+    axes: tuple[float, float, float]
+    contrast: tuple[float, float]
+    bend: float = 0.0
+    notch: tuple[float, float, float] | None = None
+    rough: float = 0.3
+
+
+ORGANS = {
+    "bowel_a": Organ((0.30, -0.25, 0.20), (0.60, 0.22, 0.30), (15, 110)),
+    "bowel_b": Organ((0.55, -0.20, -0.25), (0.45, 0.20, 0.25), (15, 110)),
+    "liver": Organ((-0.30, -0.10, -0.38), (0.75, 0.55, 0.48), (45, 110), notch=(0.65, 0.75, 0.9)),
+    "stomach": Organ((-0.35, -0.30, 0.24), (0.50, 0.40, 0.17), (5, 80), bend=1.3),
+    "spleen": Organ((-0.35, 0.16, 0.60), (0.45, 0.38, 0.20), (40, 125), bend=1.0, notch=(0.0, -1.0, 0.8)),
+    "kidney_right": Organ((0.35, 0.38, -0.40), (0.50, 0.22, 0.19), (25, 150), notch=(0.0, 0.9, 0.7)),
+    "kidney_left": Organ((0.25, 0.38, 0.42), (0.50, 0.22, 0.19), (25, 150), notch=(0.0, -0.9, 0.7)),
+    "aorta": Organ((0.00, 0.22, 0.07), (9.0, 0.085, 0.07), (40, 180), rough=0.03),
 }
 """In the order in which they are drawn: later ones lie over earlier ones."""
 
@@ -94,15 +113,20 @@ def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.
         field = gaussian_filter(rng.standard_normal(shape), [scale_mm / s for s in spacing], mode="reflect")
         return field / max(field.std(), 1e-9)
 
-    def blob(centre: tuple[float, ...], axes: tuple[float, ...], rough: float) -> np.ndarray:
-        """An ellipsoid in body units, moved, turned and dented."""
-        centre = np.array(centre) + rng.normal(0, (0.08, 0.04, 0.04))
-        axes = np.array(axes) * rng.uniform(0.8, 1.2, 3)
+    def blob(organ: Organ) -> np.ndarray:
+        """The organ in this volume: moved, turned, bent and dented."""
+        centre = np.array(organ.centre) + rng.normal(0, (0.08, 0.04, 0.04))
+        axes = np.array(organ.axes) * rng.uniform(0.8, 1.2, 3)
         angle = rng.normal(0, 0.3)
         dz, dy, dx = z / body[0] - centre[0], y / body[1] - centre[1], x / body[2] - centre[2]
         dy, dx = np.cos(angle) * dy - np.sin(angle) * dx, np.sin(angle) * dy + np.cos(angle) * dx
-        distance = (dz / axes[0]) ** 2 + (dy / axes[1]) ** 2 + (dx / axes[2]) ** 2
-        return distance + rough * smooth(22) < 1
+        dz, dy, dx = dz / axes[0], dy / axes[1], dx / axes[2]
+        dx = dx - organ.bend * rng.uniform(0.6, 1.2) * (0.5 - dy**2)
+        region = dz**2 + dy**2 + dx**2 + organ.rough * smooth(14) < 1
+        if organ.notch:
+            at_y, at_x, wide = organ.notch
+            region &= np.hypot(dy - at_y, dx - at_x) > wide * rng.uniform(0.8, 1.15)
+        return region
 
     radius = (y / body[1]) ** 2 + (x / body[2]) ** 2 + 0.06 * smooth(40)
     image = np.full(shape, -1000.0)
@@ -115,10 +139,10 @@ def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.
     image[spine] = 220 + 80 * smooth(6)[spine]
 
     label = np.zeros(shape, dtype=np.uint8)
-    for name, (centre, axes, contrast) in ORGANS.items():
-        region = blob(centre, axes, 0.03 if name == "aorta" else 0.16) & (radius < 0.95) & ~spine
+    for name, organ in ORGANS.items():
+        region = blob(organ) & (radius < 0.95) & ~spine
         texture = rng.uniform(3, 14) * smooth(rng.uniform(5, 14))
-        image[region] = rng.uniform(*contrast) + texture[region]
+        image[region] = rng.uniform(*organ.contrast) + texture[region]
         if name == "stomach":  # air above the contents
             image[region & (y < np.quantile(y[region], 0.2) if region.any() else region)] = -700
         label[region] = CLASSES.index(name) + 1 if name in CLASSES else 0
