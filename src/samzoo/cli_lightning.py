@@ -100,6 +100,12 @@ class SamzooCLI(LightningCLI):
             args=args,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer's own arguments about checkpoints are left out: `cli.py` has options for them."""
+        own = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+        return {verb: skipped | own for verb, skipped in LightningCLI.subcommands().items()}
+
     # --- parsing ---------------------------------------------------------------------------------------------------
 
     def init_parser(self, **kwargs: Any) -> Parser:

@@ -31,6 +31,7 @@ def message(capsys, args, code=2):
         ([*FIT, "--trainer.max_epohcs=2"], ["did you mean trainer.max_epochs"]),
         ([*FIT, "--protocol.regime", "[box]", "--protocol.regimess=[box]"], ["did you mean protocol.regimes"]),
         ([*FIT, "--resum"], ["no setting 'resum'", "did you mean resume"]),
+        ([*FIT, "--ckpt_path", "x.ckpt"], ["no setting 'ckpt_path'"]),
         ([*FIT, "--model.init_args.lrr", "1"], ["'model.init_args.lrr'", "did you mean model.init_args.lr"]),
         ([*FIT, "--model.init_args.lr", "fast"], ["model.init_args.lr: 'fast' does not fit", "expected float"]),
         ([*FIT, "--model", "SAMMed3D"], ["no method 'SAMMed3D'", "did you mean SAMMed2D", "BoxEllipse"]),

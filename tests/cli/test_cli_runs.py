@@ -46,6 +46,12 @@ def test_fit_fills_its_run_folder(trained):
     assert config["data"]["batch_size"] == 4 and config["model"]["init_args"]["architecture"] == "vit_tiny"
 
 
+def test_tensorboard_by_a_switch(work):
+    pytest.importorskip("tensorboard")
+    assert main([*FIT, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--tensorboard"]) == 0
+    assert list((work / "runs").glob("*/*/tensorboard/events*"))
+
+
 def test_test_takes_the_newest_run_and_writes_into_it(trained, capsys):
     assert main(["test"]) == 0
     out = capsys.readouterr().out
