@@ -1,8 +1,9 @@
 """The embedded data set: abdominal-CT-like volumes made by a program, deterministic by seed.
 
-A body with fat, muscle and spine, six organs of varying place, shape, texture and contrast (bent, notched and
-dented, so that filling their boxes does not do), and a small lesion inside the liver. Contrasts overlap from case to case, unlabelled bowel has the organs' intensities, and noise and a bias field
-lie over it, so that no threshold finds an organ.
+A body with fat, muscle and spine, six organs of varying place, shape, texture and contrast, and a small lesion inside
+the liver. Organs are bent, notched and dented, so that filling their boxes is no answer; contrasts overlap from case to
+case, unlabelled bowel has the organs' intensities, and noise and a bias field lie over it, so that no threshold finds
+an organ.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CLASSES = ("liver", "spleen", "kidney_right", "kidney_left", "stomach", "aorta",
 
 FIELD_MM = 330.0
 """Width of the field of view."""
+
 
 @dataclass(frozen=True)
 class Organ:
