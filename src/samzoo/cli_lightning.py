@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 import sys
+import warnings
 from argparse import Namespace as Options
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -308,6 +309,8 @@ def run(options: Options, args: list[str], replaced: frozenset[str]) -> None:
     """Parse, build and run; the options are resolved already."""
     quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     quiet.addFilter(lambda record: "Tip:" not in record.getMessage())
+    for noise in (".*callbacks used to create the checkpoint.*", ".*LeafSpec.*"):  # Lightning's, not the user's
+        warnings.filterwarnings("ignore", message=noise)
     if options.ckpt:
         check_checkpoint(options.ckpt)
     SamzooCLI(options, args, replaced)
