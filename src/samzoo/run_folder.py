@@ -5,13 +5,12 @@ A run is `runs/<name>/<time stamp>/`; a training has a `checkpoints` folder in i
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from samzoo.errors import ConfigError
-from samzoo.evaluation.records import write_atomically
+from samzoo.writing import keep_older, write_atomically
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -25,10 +24,7 @@ RESULT_VARIABLE = "SAMZOO_RESULT_FOLDER"
 def write_beside(path: Path, text: str) -> None:
     """Write `path`; an older content that differs is kept as `<stem>-<n><suffix>`."""
     if path.exists() and path.read_text() != text:
-        number = 1
-        while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-            number += 1
-        os.replace(path, kept)
+        keep_older(path)
     write_atomically(path, lambda file: file.write(text))
 
 

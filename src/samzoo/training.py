@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from samzoo.evaluation.records import write_atomically
 from samzoo.run_folder import Run
+from samzoo.writing import write_atomically
 
 MONITOR = "val/dice"
 

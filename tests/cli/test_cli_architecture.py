@@ -8,25 +8,36 @@ import pytest
 import samzoo
 
 ROOT = Path(samzoo.__file__).parent
-BASE = {"types", "geometry", "errors", "paths"}
+BASE = {"types", "geometry", "errors", "paths", "writing"}
 RECORDS = "evaluation.records"
 ALLOWED = {
     "types": {"errors"},
     "geometry": {"errors"},
     "errors": set(),
     "paths": set(),
+    "writing": {"errors"},
     "sam": BASE | {"sam"},
     "prompts": BASE | {"prompts"},
     "metrics": BASE | {"metrics"},
     "data": BASE | {"data"},
     "methods": BASE | {"sam", "prompts", "methods"},
     "evaluation": BASE | {"prompts", "metrics", "methods.base", "evaluation"},
-    "leaderboard": {"errors", RECORDS, "leaderboard"},
-    "run_folder": {"errors", RECORDS},
-    "training": {"errors", RECORDS, "run_folder"},
+    "leaderboard": {"errors", "writing", RECORDS, "leaderboard"},
+    "run_folder": {"errors", "writing"},
+    "training": {"errors", "writing", "run_folder"},
 }
 HEAVY = {"torch", "lightning", "monai", "torchmetrics", "timm"}
-WITHOUT_TORCH = ["errors", "paths", "run_folder", "cli", "cli_config", "cli_leaderboard", "leaderboard", RECORDS]
+WITHOUT_TORCH = [
+    "errors",
+    "paths",
+    "writing",
+    "run_folder",
+    "cli",
+    "cli_config",
+    "cli_leaderboard",
+    "leaderboard",
+    RECORDS,
+]
 
 
 def modules(package):

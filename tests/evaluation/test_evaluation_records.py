@@ -12,10 +12,10 @@ from samzoo.evaluation.records import (
     area_under_clicks,
     deduplicate,
     read_records,
-    write_atomically,
     write_records,
 )
 from samzoo.evaluation.summary import summary
+from samzoo.writing import write_atomically
 
 BASE = Record(
     dataset="d",

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from samzoo.data.decode import Loaded, axis_order, to_case_axes
+from samzoo.writing import write_atomically
 
 SIDE = 448
 LEGEND = 160
@@ -46,8 +47,7 @@ def save_overlay(path: Path, loaded: Loaded, names: Sequence[str], slice_axis: i
         colour = tuple(round(255 * c) for c in _colour(k))
         name = "ignored" if k == 255 else names[k - 1]
         draw.text((2 * width + 6, 2 + 14 * row), f"{name[:22]}", fill=colour)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    write_atomically(path, lambda file: sheet.save(file, format="PNG"), "wb")
 
 
 def _shade(plane: np.ndarray, full_range: int | None) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Loaded, load
-from samzoo.data.disk import disk_errors
 from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, find_root
 from samzoo.data.overlays import save_overlay
 from samzoo.data.readers import read_index
 from samzoo.data.splits import assign_splits
 from samzoo.errors import SamzooError
+from samzoo.writing import write_atomically
 
 MAX_ANISOTROPY = 2.0
 SPACING_RANGE_MM = (0.01, 20.0)
@@ -102,22 +100,9 @@ class Report:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
-        with disk_errors(path.parent):
-            self._write(path)
-
-    def _write(self, path: Path) -> None:
+        """As JSON, whole or not at all. Raises DataError: it can't be written."""
         content = {"ok": self.ok} | asdict(self)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".report-", dir=path.parent)
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, lambda file: json.dump(content, file, indent=1))
 
 
 def verify(

@@ -9,8 +9,8 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from samzoo.evaluation.records import write_atomically
 from samzoo.types import IGNORE, Case
+from samzoo.writing import write_atomically
 
 MIN_SIDE = 384
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from samzoo.errors import ConfigError
 from samzoo.evaluation.overlay import save_overlay
-from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_atomically, write_records
+from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
 from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
 from samzoo.evaluation.session import Cost
@@ -23,6 +22,7 @@ from samzoo.methods.base import Method
 from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
 from samzoo.prompts.regimes import Regime, make_regime
 from samzoo.types import Case
+from samzoo.writing import keep_older, write_atomically
 
 DEFAULT_REGIMES = ("auto", "box_per_slice", "clicks_per_slice", "box_3d", "box_3_slices", "box_clicks_3d")
 
@@ -167,7 +167,7 @@ class EvaluationProtocol(Callback):
             "cost": cost_summary(costs),
         }
         for name in ("records.csv", "prompts.json", "run.json"):
-            _keep_older(folder / name)
+            keep_older(folder / name)
         write_atomically(folder / "prompts.json", lambda f: f.write(dump_prompts(prompts, names)))
         write_atomically(folder / "run.json", lambda f: f.write(json.dumps(info, indent=1, default=str) + "\n"))
         write_records(folder / "records.csv", records)
@@ -234,12 +234,3 @@ def _final(records: Sequence[Record], regimes: Sequence[Regime], metric: str) ->
 def _number(value: float | None) -> float:
     """Lightning logs numbers only; NaN never becomes the best checkpoint."""
     return float("nan") if value is None else value
-
-
-def _keep_older(path: Path) -> None:
-    """Rename an existing file to the first free `<stem>-<n><suffix>`."""
-    if path.exists():
-        number = 1
-        while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-            number += 1
-        os.replace(path, kept)

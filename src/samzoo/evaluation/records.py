@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from samzoo.errors import DataError
+from samzoo.writing import write_atomically
 
 ORDER_OF_AVERAGING = "mean over the classes of a case, then over cases; undefined values are left out"
 
@@ -179,35 +178,6 @@ def mean(values: Sequence[float]) -> float | None:
 def file_name(case_id: str) -> str:
     """A case id as the stem of a file in one folder."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in case_id)
-
-
-def write_atomically(path: str | Path, write: Callable, mode: str = "w") -> None:
-    """Let `write(file)` fill a file that appears whole or not at all; what was there before survives a failure.
-
-    Raises:
-        DataError: the file can't be written.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text) as file:
-            temporary = file.name
-            write(file)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: can't be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _cell(value) -> str:

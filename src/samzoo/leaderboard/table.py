@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from samzoo.errors import DataError
-from samzoo.evaluation.records import METRICS, ORDER_OF_AVERAGING, aggregate, read_records, write_atomically
+from samzoo.evaluation.records import METRICS, ORDER_OF_AVERAGING, aggregate, read_records
+from samzoo.writing import write_atomically
 
 
 @dataclass(frozen=True)
