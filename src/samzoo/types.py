@@ -60,6 +60,7 @@ class Case:
         spacing: (3,) mm between voxel centres along D, H, W.
         affine: float64 (4, 4), voxel index of the *source file's* array to mm; identity for pictures.
         source: path of the (first) image file, to write predictions back on its geometry.
+        features: per slice, what `Method.features` gives: arrays (D, ...) from a cache; None without one.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Case:
     spacing: tuple[float, float, float]
     affine: np.ndarray
     source: str = ""
+    features: tuple[np.ndarray, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 4 or min(self.image.shape) < 1:
@@ -96,26 +98,31 @@ class Batch:
 
     Args:
         image: float32 (B, C, *S) in [0, 1]; smaller units are padded at the far end with 0 to the largest of the batch.
+            None where `features` stand for it.
         label: int64 (B, *S) or None; the padding is 255 (ignored).
         size: int64 (B, len(S)), the true extents before padding.
         spacing: float32 (B, len(S)) mm in the axis order of S.
         case_id, patient: B strings each.
         slice_index: int64 (B,), the (first) slice of the unit in its case.
+        features: what `Method.features` gives for the image, from a cache; None without one.
     """
 
-    image: Tensor
+    image: Tensor | None
     label: Tensor | None
     size: Tensor
     spacing: Tensor
     case_id: tuple[str, ...]
     patient: tuple[str, ...]
     slice_index: Tensor
+    features: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
-        return self.image.shape[0]
+        return len(self.size)
 
     def _map(self, move) -> Batch:
         moved = {f.name: move(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        if self.features is not None:
+            moved["features"] = tuple(move(t) for t in self.features)
         return replace(self, **moved)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
@@ -206,10 +213,12 @@ class CasePrompt:
         boxes: a box over several slices is one 3D box; a 2D method projects it to each slice that it covers.
         clicks: in the order in which they were made.
         effort: human actions spent on it: a click is 1, a box is 2 (boxes interpolated between others are free).
+        automatic: slices without box and clicks are answered too, by the method alone; needs a method that can.
     """
 
     class_id: int
     boxes: tuple[Box, ...] = ()
     clicks: tuple[Click, ...] = ()
     effort: int = 0
+    automatic: bool = False
     meta: dict[str, Any] = field(default_factory=dict)

@@ -73,6 +73,35 @@ class Method(LightningModule):
             tensors have P rows. Without prompts: (B, num_classes, ...) class logits.
         """
 
+    # --- what a cache may keep: the part of `encode` that training leaves as it is ---------------------------------
+
+    def features_signature(self) -> str | None:
+        """Hash of all that `features` depend on besides the image: weights and settings. None: they can't be cached."""
+        return None
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Network input -> tensors (B, ...) that no training step changes, so that they may be computed once."""
+        raise ConfigError(f"{self.spec.name} trains its encoder, so that nothing of it can be cached")
+
+    def embed(self, features: tuple[Tensor, ...]) -> Embedding:
+        """The rest of `encode`: `encode(x)` equals `embed(features(x))` for methods whose features can be cached."""
+        raise NotImplementedError
+
+    # --- the original's own way of scoring, beside the shared one --------------------------------------
+
+    def published_scores(self, logits: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor] | None:
+        """Scores as the method's own paper or code takes them, to be set beside published figures; they rank nothing.
+
+        Args:
+            logits: (P, 1, l, l) of one slice each, on the method's grid.
+            truth: bool (P, H, W) on the case's grid.
+            grid: of all these slices.
+
+        Returns:
+            name -> float64 (P,), NaN where undefined; None: there is no such way.
+        """
+        return None
+
     # --- what is trained -----------------------------------------------------------------------------------------
 
     def frozen_modules(self) -> Sequence[nn.Module]:

@@ -1,4 +1,4 @@
-"""What promptable 2D SAMs have in common: slices in, one binary mask per prompt out, the last mask fed back."""
+"""What methods on slices have in common: a SAM and its weights; and those that answer prompts as SAM does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from samzoo.errors import ConfigError
 from samzoo.geometry import Grid, Interpolation, Policy
 from samzoo.methods.base import Method
-from samzoo.sam import Sam, load_weights, prepare_pictures
+from samzoo.sam import LoadReport, Padding, Sam, load_weights, prepare_pictures
 from samzoo.types import Prompts, State
 
 Multimask = Literal["always", "one_click", "never"]
@@ -23,16 +23,15 @@ MaskPrompt = Literal["logits", "probabilities"]
 """What of the previous low-resolution mask is fed back: SAM its logits, SAM-Med2D their sigmoid."""
 
 
-class PromptableSam2d(Method):
-    """A SAM that answers prompts on slices.
+class Sam2d(Method):
+    """A method on slices around a SAM.
 
     Args:
         sam: the network.
         weights: pretrained weights for it: a name of `samzoo zoo`, a path or a url; None keeps it random.
         load_args: of `load_weights`: what the file may lack, what of it may be left out.
         policy, interpolation: how a slice is laid on the S x S grid, see `samzoo.geometry`.
-        multimask, mask_prompt: see above.
-        keep_box: False drops the box once there are clicks and a previous mask.
+        padding: what lies beside it, see `samzoo.sam.preprocess`.
         method_args: of `Method`.
     """
 
@@ -43,18 +42,16 @@ class PromptableSam2d(Method):
         *,
         policy: Policy,
         interpolation: Interpolation,
-        multimask: Multimask,
-        mask_prompt: MaskPrompt,
-        keep_box: bool = True,
+        padding: Padding = "mean",
         load_args: Mapping[str, Any] = MappingProxyType({}),
         **method_args,
     ) -> None:
         super().__init__(**method_args)
         self.sam = sam
-        self.policy, self.interpolation = policy, interpolation
-        self.multimask, self.mask_prompt, self.keep_box = multimask, mask_prompt, keep_box
+        self.policy, self.interpolation, self.padding = policy, interpolation, padding
+        self.load_report: LoadReport | None = None
         if weights is not None:
-            report = load_weights(sam, weights, **load_args)
+            self.load_report = report = load_weights(sam, weights, **load_args)
             self.base_sha256 = report.sha256
             self.not_in_base = frozenset(f"sam.{key}" for key in report.new)
 
@@ -65,8 +62,39 @@ class PromptableSam2d(Method):
             ConfigError: neither one nor three channels.
         """
         sam = self.sam
-        side = sam.config.image_size
-        return prepare_pictures(image, size, side, self.policy, self.interpolation, sam.pixel_mean, sam.pixel_std)
+        return prepare_pictures(
+            image,
+            size,
+            sam.config.image_size,
+            self.policy,
+            self.interpolation,
+            sam.pixel_mean,
+            sam.pixel_std,
+            self.padding,
+        )
+
+
+class PromptableSam2d(Sam2d):
+    """A SAM that answers prompts on slices: one binary mask per prompt, the last mask fed back.
+
+    Args:
+        sam, weights: of `Sam2d`, as are `sam_args`.
+        multimask, mask_prompt: see above.
+        keep_box: False drops the box once there are clicks and a previous mask.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        weights: str | None,
+        *,
+        multimask: Multimask,
+        mask_prompt: MaskPrompt,
+        keep_box: bool = True,
+        **sam_args,
+    ) -> None:
+        super().__init__(sam, weights, **sam_args)
+        self.multimask, self.mask_prompt, self.keep_box = multimask, mask_prompt, keep_box
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, C, g, g)"""

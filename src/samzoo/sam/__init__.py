@@ -3,7 +3,7 @@
 from samzoo.sam.config import ARCHITECTURES, SamConfig
 from samzoo.sam.loader import LoadReport, load_weights
 from samzoo.sam.model import PIXEL_MEAN, PIXEL_STD, Sam, build_sam
-from samzoo.sam.preprocess import prepare_pictures
+from samzoo.sam.preprocess import Padding, prepare_pictures
 from samzoo.sam.weights import WEIGHTS, WeightsEntry, weights_folder
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "PIXEL_STD",
     "WEIGHTS",
     "LoadReport",
+    "Padding",
     "Sam",
     "SamConfig",
     "WeightsEntry",

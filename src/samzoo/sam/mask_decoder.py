@@ -7,7 +7,7 @@ image until the first layer has answered, so that layer's three projections of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,8 @@ class MaskDecoder(modeling.MaskDecoder):
         image_index: Tensor,
         sparse: Tensor,
         dense: Tensor,
-        multimask: bool,
+        masks: bool | Sequence[int],
+        shift: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answer P prompts on B images.
 
@@ -53,22 +54,26 @@ class MaskDecoder(modeling.MaskDecoder):
             image_index: int64 (P,), the image that each prompt looks at.
             sparse: (P, T, C).
             dense: (P, C, g, g) or (1, C, g, g).
-            multimask: the masks of tokens 1.. (True) or of token 0 (False).
+            masks: which mask tokens answer: SAM's multimask output, 1.. (True), or 0 (False), or those named.
+            shift: (P, mask tokens, C) to be added to the mask tokens (pattern shifting); None: plain SAM.
 
         Returns:
             logits (P, M, 4g, 4g) and predicted quality (P, M), not bounded to [0, 1].
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.to(sparse.dtype).expand(len(sparse), -1, -1), sparse], dim=1)
+        own = own.to(sparse.dtype).expand(len(sparse), -1, -1)
+        if shift is not None:
+            own = own + F.pad(shift.to(sparse.dtype), (0, 0, 1, 0))  # the quality token stays as it is
+        tokens = torch.cat([own, sparse], dim=1)
         if len(dense) == 1:
             image, gather = embedding + dense, lambda rows: rows[image_index]
         else:
             image, gather = embedding[image_index] + dense, lambda rows: rows
         answered, image = self._transform(_to_tokens(image), _to_tokens(image_pe), tokens, gather)
 
-        chosen = range(1, self.num_mask_tokens) if multimask else range(1)
+        chosen = (list(range(1, self.num_mask_tokens)) if masks else [0]) if isinstance(masks, bool) else list(masks)
         hyper = torch.stack([self.output_hypernetworks_mlps[i](answered[:, 1 + i]) for i in chosen], dim=1)
-        quality = self.iou_prediction_head(answered[:, 0])[:, chosen.start : chosen.stop]
+        quality = self.iou_prediction_head(answered[:, 0])[:, chosen]
         return self._masks(image, hyper, embedding.shape[-1]), quality
 
     def _transform(self, image: Tensor, image_pe: Tensor, tokens: Tensor, gather: Gather) -> tuple[Tensor, Tensor]:

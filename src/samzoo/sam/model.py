@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,17 @@ class Sam(nn.Module):
         return self.prompt_encoder(None if points is None else (points, point_labels), boxes, masks)
 
     def decode(
-        self, embedding: Tensor, image_index: Tensor, sparse: Tensor, dense: Tensor, multimask: bool
+        self,
+        embedding: Tensor,
+        image_index: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        masks: bool | Sequence[int],
+        shift: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `MaskDecoder.forward`: P prompts on B images -> logits (P, M, 4g, 4g) and quality (P, M)."""
         image_pe = self.prompt_encoder.get_dense_pe()
-        return self.mask_decoder(embedding, image_pe, image_index, sparse, dense, multimask)
+        return self.mask_decoder(embedding, image_pe, image_index, sparse, dense, masks, shift)
 
 
 def build_sam(
