@@ -47,6 +47,10 @@ class MethodSpec:
     def needs_prompts(self) -> bool:
         return "auto" not in self.prompts
 
+    def without(self, kind: str) -> MethodSpec:
+        """The same method, configured so that it does not understand a kind of prompt."""
+        return replace(self, prompts=self.prompts - {kind})
+
 
 @dataclass(frozen=True)
 class Case:

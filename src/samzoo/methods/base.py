@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -29,7 +29,11 @@ class Method(LightningModule):
         class_names: their names, in the order of their label values; linked likewise.
     """
 
-    spec: ClassVar[MethodSpec]
+    spec: MethodSpec
+    """Of the class; an instance whose settings take a prompt kind away has its own."""
+    lr: float
+    lr_halve_at: tuple[int, ...] = ()
+    """Epochs from which on the learning rate is halved (once more)."""
 
     def __init__(self, num_classes: int = 1, class_names: Sequence[str] = ()) -> None:
         super().__init__()
@@ -116,6 +120,14 @@ class Method(LightningModule):
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
+
+    def on_train_epoch_start(self) -> None:
+        """The rate as a function of the epoch alone: a resumed run needs no scheduler state."""
+        if not self.lr_halve_at:
+            return
+        rate = self.lr * 0.5 ** sum(epoch <= self.current_epoch for epoch in self.lr_halve_at)
+        for group in self.optimizers().param_groups:
+            group["lr"] = rate
 
     # --- hooks: the protocol callback scores whole cases, so these only satisfy Lightning -----------------------------
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from samzoo.errors import ConfigError
-from samzoo.geometry import Grid, Interpolation, Policy
+from samzoo.geometry import Grid, Interpolation, Policy, plan, to_grid
 from samzoo.methods.base import Method
 from samzoo.sam import LoadReport, Padding, Sam, load_weights, prepare_pictures
-from samzoo.types import Prompts, State
+from samzoo.types import Batch, Prompts, State
 
 Multimask = Literal["always", "one_click", "never"]
 """When the best of the multimask outputs answers instead of the single-mask output; "one_click": for one click without
@@ -71,6 +71,20 @@ class Sam2d(Method):
             sam.pixel_mean,
             sam.pixel_std,
             self.padding,
+        )
+
+    def labels_on_grid(self, batch: Batch) -> Tensor:
+        """int64 (B, S, S): the labels where `prepare` lays the pictures, 0 beside them.
+
+        Raises:
+            ConfigError: a batch without labels.
+        """
+        if batch.label is None:
+            raise ConfigError(f"{self.spec.name} is trained on labelled slices, this batch has no label")
+        side = self.sam.config.image_size
+        rows = zip(batch.label[:, None, None], batch.size.tolist(), strict=True)
+        return torch.cat(
+            [to_grid(row[..., :h, :w], plan((h, w), side, self.policy), "nearest")[:, 0] for row, (h, w) in rows]
         )
 
 

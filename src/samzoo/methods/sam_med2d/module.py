@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from samzoo.errors import ConfigError
-from samzoo.geometry import Interpolation, Policy, to_grid
+from samzoo.geometry import Interpolation, Policy
 from samzoo.methods.promptable import Multimask, PromptableSam2d
 from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.sam_med2d.episode import Episode, Part
@@ -158,12 +158,6 @@ class SAMMed2D(PromptableSam2d):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.trainable_parameters(), lr=self.lr)
 
-    def on_train_epoch_start(self) -> None:
-        """The rate as a function of the epoch alone: a resumed run needs no scheduler state."""
-        rate = self.lr * 0.5 ** sum(epoch <= self.current_epoch for epoch in self.lr_halve_at)
-        for group in self.optimizers().param_groups:
-            group["lr"] = rate
-
     # --- one batch -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -213,11 +207,8 @@ class SAMMed2D(PromptableSam2d):
         Slices without any object are left out. A micro-batch that is left without slices gets one without object and
         with no share in the loss, because all processes have to make the same number of backward passes.
         """
-        if batch.label is None:
-            raise ConfigError("SAMMed2D is trained on labelled slices, this batch has no label")
-        x, grids = self.prepare(batch.image, batch.size, batch.spacing)
-        rows = zip(batch.label[:, None, None], batch.size.tolist(), grids, strict=True)
-        label = torch.cat([to_grid(row[..., :h, :w], grid, "nearest")[:, 0] for row, (h, w), grid in rows])
+        x, _ = self.prepare(batch.image, batch.size, batch.spacing)
+        label = self.labels_on_grid(batch)
         ignored = label == IGNORE
         valid = ~ignored[:, None] if bool(ignored.any()) else None
         image_index, target = draw_masks(object_map(label, self.objects), self.masks_per_picture, generator)
