@@ -1,6 +1,12 @@
 import torch
 
-from samzoo.prompts.batched import jitter_boxes, mask_boxes, random_error_clicks, random_foreground_click
+from samzoo.prompts.batched import (
+    jitter_boxes,
+    mask_boxes,
+    random_error_clicks,
+    random_foreground_click,
+    random_points,
+)
 
 
 def generator():
@@ -42,6 +48,46 @@ def test_first_click_is_foreground_or_else_labelled_background():
     assert points[0, 0].tolist() == [5.0, 9.0] and labels.tolist() == [[1], [0]]
 
 
+def half_empty_full():
+    target = torch.zeros(3, 1, 8, 12, dtype=torch.bool)
+    target[0, 0, 2:4, 9:] = True
+    target[2] = True
+    return target
+
+
+def value_at(target, points):
+    x, y = points.long().unbind(-1)
+    return target[torch.arange(len(target))[:, None], 0, y, x]
+
+
+def test_random_points_are_half_foreground_and_labelled_by_what_they_lie_on():
+    target = half_empty_full()
+    points, labels = random_points(target, 16, generator())
+    assert points.shape == (3, 16, 2) and points.dtype == torch.float32 and labels.dtype == torch.int64
+    assert torch.equal(value_at(target, points).long(), labels)
+    assert labels.sum(dim=1).tolist() == [8, 0, 16]
+    points, labels = random_points(target, 1, generator())
+    assert torch.equal(value_at(target, points).long(), labels) and labels.flatten().tolist() == [1, 0, 1]
+
+
+def test_random_points_come_in_random_order_and_everywhere():
+    target = half_empty_full()[:1].expand(4000, -1, -1, -1)
+    points, labels = random_points(target, 3, generator())
+    assert (labels.sum(dim=1) == 1).all() and (labels.float().mean(dim=0) - 1 / 3).abs().max() < 0.04
+    inside = points[labels == 1]
+    assert torch.bincount(((inside[:, 1] - 2) * 3 + inside[:, 0] - 9).long(), minlength=6).min() > 4000 / 6 * 0.8
+    assert len(points[labels == 0].unique(dim=0)) == 8 * 12 - 6
+
+
+def test_random_points_lie_where_the_target_is_known():
+    target = half_empty_full()
+    valid = torch.ones_like(target)
+    valid[:, :, :2], valid[2] = False, False
+    points, labels = random_points(target, 32, generator(), valid)
+    assert value_at(valid, points)[:2].all() and labels[:2].sum(dim=1).tolist() == [16, 0]
+    assert (labels[2] == -1).all() and (points[2] == 0).all()
+
+
 def test_boxes_of_all_parts_of_the_largest_part_and_of_nothing():
     target = torch.zeros(2, 16, 24, dtype=torch.bool)
     target[0, 2:5, 3:9] = True
@@ -62,6 +108,10 @@ def test_jitter_moves_corners_together_within_the_limits():
 
 def test_the_same_generator_gives_the_same_prompts():
     target = torch.rand(3, 1, 16, 16, generator=generator()) > 0.5
-    for draw in (lambda g: random_foreground_click(target, g), lambda g: random_error_clicks(~target, target, 4, g)):
+    for draw in (
+        lambda g: random_foreground_click(target, g),
+        lambda g: random_error_clicks(~target, target, 4, g),
+        lambda g: random_points(target, 5, g),
+    ):
         first, second = draw(generator()), draw(generator())
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

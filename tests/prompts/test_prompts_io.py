@@ -32,6 +32,16 @@ def test_what_is_saved_is_read_back(path):
     assert book.steps("a", "none", NAMES, SHAPE) == {}
 
 
+def test_automatic_answers_are_saved_and_asked_for(path):
+    first = CasePrompt(1, automatic=True)
+    second = CasePrompt(1, clicks=(Click(2, 7, 8, True),), effort=1, automatic=True)
+    path.write_text(dump_prompts({"a": {"manual": {1: [first, second]}}}, NAMES))
+    assert path.read_text().count('"auto": true') == 1, "a step holds what it adds"
+    assert load_prompts(path).steps("a", "manual", NAMES, SHAPE) == {1: [first, second]}
+    write(path, [{"boxes": [[1, 2, 0, 9, 8, 2]]}, {"auto": True}])
+    assert [p.automatic for p in load_prompts(path).steps("a", "manual", NAMES, SHAPE)[1]] == [False, True]
+
+
 def test_a_users_file_may_leave_out_effort_and_z_of_pictures(path):
     write(path, [{"boxes": [[1, 2, 9, 8]], "clicks": [[3, 4, 1]]}, {"clicks": [[5, 6, 0]]}])
     first, second = load_prompts(path).steps("a", "manual", NAMES, (1, 20, 30))[1]
@@ -51,6 +61,7 @@ def test_a_users_file_may_leave_out_effort_and_z_of_pictures(path):
         ([{"boxes": [[1, 1, 4, 4]]}], "has 5 slices, so all of"),
         ([{"effort": 2}], "holds neither a box nor a click"),
         ([], "holds neither a box nor a click"),
+        ([{"auto": False}], 'holds neither a box nor a click, nor "auto": true'),
     ],
 )
 def test_prompts_that_do_not_fit_the_case(path, steps, message):
@@ -69,6 +80,7 @@ def test_prompts_that_do_not_fit_the_case(path, steps, message):
         ([{"boxes": [[1.5, 2, 3, 4, 5, 6]]}], r"boxes\[0\]: must be whole numbers"),
         ([{"boxes": [["1", 2, 3, 4, 5, 6]]}], r"boxes\[0\]: must be whole numbers"),
         ([{"clicks": [[1, 2, True]]}], r"clicks\[0\]: must be whole numbers"),
+        ([{"auto": 1}], r"liver\[0\].auto: must be true or false, got 1"),
         ([{"clicks": 7}], r"clicks: must be a list, got 7"),
         ([{"clicks": [[1, 2, 3, 2]]}], r"label must be 1 .* or 0 .*, got 2"),
         ([{"click": [[1, 2, 1]]}], r"unknown entry 'click'; did you mean clicks"),

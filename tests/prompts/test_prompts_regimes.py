@@ -29,6 +29,8 @@ def test_efforts_by_hand(truth):
     assert first("box_5_slices", truth).effort == 10
     assert first("box_clicks_3d", truth).effort == 2
     assert first("box_clicks_per_slice", truth).effort == 14
+    assert first("auto_clicks_3d", truth).effort == first("auto_clicks_per_slice", truth).effort == 0
+    assert first("points_per_slice", truth).effort == 7 * 16
 
 
 def test_box_3d_covers_the_structure(truth):
@@ -76,6 +78,41 @@ def test_corrections_per_slice_cost_a_click_only_where_something_is_wrong(truth)
     prediction[0] = True  # no foreground there: nobody looks at that slice
     step = regime.next(prompt, truth, prediction, SPACING)
     assert [(c.z, c.positive) for c in step.clicks[7:]] == [(4, True), (6, False)] and step.effort == 9
+
+
+def test_automatic_answers_are_corrected_where_anything_is_wrong(truth):
+    prediction = truth.copy()
+    prediction[4] = False
+    prediction[0, 10:12, 10:20] = True  # found on a slice without foreground
+    for name, clicks in (
+        ("auto_clicks_3d", [(4, True)]),
+        ("auto_clicks_per_slice", [(0, False), (4, True)]),
+    ):
+        regime = make_regime(name, click_steps=2)
+        prompt = regime.first(truth, 3, SPACING, 0, "case")
+        assert prompt.automatic and not prompt.clicks and not prompt.boxes and not regime.auto
+        step = regime.next(prompt, truth, prediction, SPACING)
+        assert [(c.z, c.positive) for c in step.clicks] == clicks and step.effort == len(clicks) and step.automatic
+        assert regime.next(step, truth, truth, SPACING) is step
+        assert regime.scored == (0, 1, 2) and regime.oracle_classes and regime.kinds == {"auto", "click"}
+    assert make_regime("auto_clicks_3d").oracle_slices == "none"
+    assert make_regime("auto_clicks_per_slice").oracle_slices == "each"
+
+
+def test_random_points_on_each_slice_are_half_foreground_and_always_the_same(truth):
+    truth[8] = True  # nothing but foreground there
+    valid = np.ones_like(truth)
+    valid[:, :, 30:] = False
+    truth &= valid
+    regime = make_regime("points_per_slice")
+    draw = lambda seed: regime.first(truth, 3, SPACING, seed, "case", valid)  # noqa: E731
+    prompt = draw(0)
+    assert all(truth[c.z, c.y, c.x] == c.positive and valid[c.z, c.y, c.x] for c in prompt.clicks)
+    per_slice = [[c.positive for c in prompt.clicks if c.z == z] for z in range(10)]
+    assert [len(p) for p in per_slice] == [0, 0, *[16] * 7, 0]
+    assert [sum(p) for p in per_slice[2:9]] == [8] * 6 + [16]
+    assert any(p != sorted(p, reverse=True) for p in per_slice[2:8])
+    assert prompt == draw(0) != draw(1) and regime.scored == (0,)
 
 
 def test_absent_classes_are_not_prompted(truth):

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from samzoo.prompts.simulate import corrective_click, jitter_box, prompt_rng, random_foreground_click, tight_box
+from samzoo.prompts.simulate import (
+    corrective_click,
+    jitter_box,
+    prompt_rng,
+    random_foreground_click,
+    random_points,
+    tight_box,
+)
 
 
 def zeros(*shape):
@@ -93,3 +100,15 @@ def test_the_click_lies_in_an_error_of_its_sign(seed):
     truth, prediction = rng.random((4, 15, 15)) < 0.5, rng.random((4, 15, 15)) < 0.5
     (x, y, z), positive = corrective_click(truth, prediction, (2.0, 1.0, 1.0))
     assert truth[z, y, x] == positive and prediction[z, y, x] != positive
+
+
+def test_random_points_at_the_edges_of_what_a_mask_can_be():
+    mask, rng = zeros(3, 6, 8), np.random.default_rng(0)
+    mask[1, 2:4, 2:5] = True
+    points = random_points(mask, 9, rng)
+    assert [mask[z, y, x] for (x, y, z), _ in points] == [positive for _, positive in points]
+    assert sum(positive for _, positive in points) == 4
+    assert [p for _, p in random_points(mask[1], 1, rng)] == [True]
+    assert [p for _, p in random_points(zeros(4, 4), 3, rng)] == [False] * 3
+    assert [p for _, p in random_points(~zeros(4, 4), 3, rng)] == [True] * 3
+    assert random_points(mask[1], 4, rng, zeros(6, 8)) == []

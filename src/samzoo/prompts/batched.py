@@ -2,7 +2,8 @@
 
 All draws come from one generator, which may live on the CPU whatever the device of the masks: the same generator then
 gives the same prompts everywhere. Coordinates are x, y in pixels of the masks' grid. The distributions are those of
-SAM-Med2D (arXiv 2308.16184 and its reference implementation).
+SAM-Med2D (arXiv 2308.16184 and its reference implementation), for `random_points` those of ProMISe (arXiv 2403.04164
+and its reference implementation).
 """
 
 from __future__ import annotations
@@ -49,6 +50,34 @@ def random_foreground_click(target: Tensor, generator: torch.Generator | None = 
     present = flat.any(dim=1, keepdim=True)
     index, _ = _draw(flat | ~present, 1, generator)
     return _points(index, width), present.long()
+
+
+def random_points(
+    target: Tensor, n: int, generator: torch.Generator | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`n` points per mask in random order, n // 2 (at least one) on the foreground and the rest on the background.
+
+    Uniform with replacement. A mask without background gets foreground points only, an empty one background points
+    only (ProMISe's reference fails on both).
+
+    Args:
+        target: bool (P, H, W) or (P, 1, H, W).
+        valid: bool of the same shape, where the target is known; points lie nowhere else. None: everywhere.
+
+    Returns:
+        points float32 (P, n, 2) in x, y; labels int64 (P, n): 1 foreground, 0 background, -1 (and the point 0, 0) for
+        a mask of which nothing is valid.
+    """
+    flat, width = _flat(target)
+    known = torch.ones_like(flat) if valid is None else _flat(valid)[0]
+    inside, present = _draw(flat & known, n, generator)
+    outside, surrounded = _draw(~flat & known, n, generator)
+    first = torch.arange(n, device=flat.device) < max(1, n // 2)
+    positive = (first & present) | ~surrounded
+    order = _rand(tuple(positive.shape), generator, flat.device).argsort(dim=1)
+    points = _points(torch.where(positive, inside, outside).gather(1, order), width)
+    found = present | surrounded
+    return torch.where(found[..., None], points, 0.0), torch.where(found, positive.gather(1, order).long(), -1)
 
 
 def mask_boxes(target: Tensor, largest_part: bool = False) -> Tensor:

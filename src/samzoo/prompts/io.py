@@ -10,6 +10,8 @@ case -> regime (any name in a user's file) -> class name -> steps. A step holds 
 - `boxes`: x0, y0, z0, x1, y1, z1 in voxels of the case, the far corner one past the last voxel; several slices make a
   3D box. Pictures: x0, y0, x1, y1 will do.
 - `clicks`: x, y, z, label with label 1 for the structure and 0 for what it is not. Pictures: x, y, label.
+- `auto`: true asks the method for an answer of its own on every slice without box and clicks, from this step on. A
+  class that is to be found without corrections takes `[{"auto": true}]`; classes that the file leaves out are empty.
 - `effort`: human actions that it cost; by default 2 for each box and 1 for each click.
 """
 
@@ -97,11 +99,15 @@ class PromptBook:
                 clicks = [_click(f"{here}.clicks[{j}]", v, shape) for j, v in enumerate(step.get("clicks", []))]
                 effort = step.get("effort", BOX_EFFORT * len(boxes) + CLICK_EFFORT * len(clicks))
                 known = CasePrompt(
-                    class_id, known.boxes + tuple(boxes), known.clicks + tuple(clicks), known.effort + effort
+                    class_id,
+                    known.boxes + tuple(boxes),
+                    known.clicks + tuple(clicks),
+                    known.effort + effort,
+                    known.automatic or step.get("auto", False),
                 )
                 found[class_id].append(known)
-            if not (known.boxes or known.clicks):
-                raise DataError(f"{place}.{name}: holds neither a box nor a click")
+            if not (known.boxes or known.clicks or known.automatic):
+                raise DataError(f'{place}.{name}: holds neither a box nor a click, nor "auto": true')
         return dict(sorted(found.items()))
 
 
@@ -165,9 +171,15 @@ def _differences(prompts: Sequence[CasePrompt]) -> list[dict[str, Any]]:
     steps, known = [], CasePrompt(0)
     for prompt in prompts:
         boxes, clicks = prompt.boxes[len(known.boxes) :], prompt.clicks[len(known.clicks) :]
-        if known.boxes + boxes != prompt.boxes or known.clicks + clicks != prompt.clicks:
+        if (
+            known.boxes + boxes != prompt.boxes
+            or known.clicks + clicks != prompt.clicks
+            or known.automatic > prompt.automatic
+        ):
             raise ValueError("each prompt must extend the one before it")
         step: dict[str, Any] = {"effort": prompt.effort - known.effort}
+        if prompt.automatic and not known.automatic:
+            step["auto"] = True
         if boxes:
             step["boxes"] = [[b.x0, b.y0, b.z0, b.x1, b.y1, b.z1] for b in boxes]
         if clicks:
@@ -205,7 +217,8 @@ def _only(place: str, value: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _check_step(place: str, step: Any) -> None:
     _expect(place, step, dict, "an object with boxes and clicks")
-    _only(place, step, ("boxes", "clicks", "effort"))
+    _only(place, step, ("boxes", "clicks", "auto", "effort"))
+    _expect(f"{place}.auto", step.get("auto", False), bool, "true or false")
     for key, lengths, words in (
         ("boxes", (4, 6), "whole numbers x0, y0, z0, x1, y1, z1"),
         ("clicks", (3, 4), "whole numbers x, y, z, label"),

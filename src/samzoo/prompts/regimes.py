@@ -4,6 +4,9 @@ A regime is asked for the first prompt of a class, then for the next one given w
 the same truth, predictions and seed give the same prompts. Effort is counted in human actions: a click is 1, a box
 (2D or 3D) is 2, boxes interpolated between others are free. A picture is a case of depth 1, for which the regimes per
 slice and those in 3D coincide.
+
+Classes that the case does not hold are prompted for in no regime, also where it is an automatic answer that is
+corrected; only regime "auto" asks for them.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ from itertools import pairwise
 import numpy as np
 
 from samzoo.errors import ConfigError
-from samzoo.prompts.simulate import corrective_click, prompt_rng, random_foreground_click, tight_box
+from samzoo.prompts.simulate import corrective_click, prompt_rng, random_foreground_click, random_points, tight_box
 from samzoo.types import Box, CasePrompt, Click
 
 CLICK_EFFORT = 1
 BOX_EFFORT = 2
+PUBLISHED_POINTS = 16
+"""Points on each picture with which ProMISe was published."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,18 @@ class Regime:
 
     Args:
         name: as it stands in records.
-        kinds: prompt kinds that a method must understand; {"auto"} is the regime without prompts.
+        kinds: prompt kinds that a method must understand; {"auto"} alone is the regime without prompts.
         effort_rule: in words.
         oracle_classes: it was told which classes are present.
-        oracle_slices: what it was told about where they are: "none", "range" (first and last slice), "each" slice.
+        oracle_slices: what it was told about where they are, at its last step: "none", "range" (first and last
+            slice), "each" slice. One corrective click in a volume tells no more than itself.
         scored: the steps whose result is recorded. Steps count the clicks (or rounds of clicks) made so far.
         start: step of the first prompt.
         first_boxes: box prompts of the first step, from the truth; None if it starts with clicks.
         per_slice: clicks are made on each slice with foreground; otherwise one click in the whole case.
+        automatic: it starts from the method's own answer for the class, for nothing; per slice, corrections are then
+            also made where the method has found something on a slice without foreground.
+        points: so many random points at once on each slice with foreground, half of them on the background.
     """
 
     name: str
@@ -49,23 +58,33 @@ class Regime:
     start: int = 0
     first_boxes: Callable[[np.ndarray], tuple[tuple[Box, ...], int]] | None = None
     per_slice: bool = False
+    automatic: bool = False
+    points: int = 0
 
     @property
     def auto(self) -> bool:
-        return "auto" in self.kinds
+        """It has no prompts at all."""
+        return self.kinds == {"auto"}
 
     @property
     def last(self) -> int:
         return max(self.scored)
 
     def first(
-        self, truth: np.ndarray, class_id: int, spacing: Sequence[float], seed: int, case_id: str
+        self,
+        truth: np.ndarray,
+        class_id: int,
+        spacing: Sequence[float],
+        seed: int,
+        case_id: str,
+        valid: np.ndarray | None = None,
     ) -> CasePrompt | None:
         """The prompt of step `start`.
 
         Args:
             truth: bool (D, H, W), the class's ground truth.
             spacing: (3,) mm.
+            valid: bool (D, H, W), where the truth is known; None: everywhere.
 
         Returns:
             None if the class is not in the case: nobody would prompt for it.
@@ -74,11 +93,19 @@ class Regime:
             raise ValueError("regime auto has no prompts")
         if not truth.any():
             return None
+        if self.automatic:
+            return CasePrompt(class_id, automatic=True)
         if self.first_boxes is not None:
             boxes, drawn = self.first_boxes(truth)
             return CasePrompt(class_id, boxes=boxes, effort=BOX_EFFORT * drawn)
         rng = prompt_rng(case_id, class_id, seed)
-        if self.per_slice:
+        if self.points:
+            clicks = tuple(
+                Click(z, y, x, positive)
+                for z in foreground_slices(truth)
+                for (x, y), positive in random_points(truth[z], self.points, rng, None if valid is None else valid[z])
+            )
+        elif self.per_slice:
             clicks = tuple(
                 Click(z, y, x, True)
                 for z in foreground_slices(truth)
@@ -99,7 +126,7 @@ class Regime:
         """
         clicks = []
         if self.per_slice:
-            for z in foreground_slices(truth):
+            for z in foreground_slices(truth | prediction if self.automatic else truth):
                 if found := corrective_click(truth[z], prediction[z], tuple(spacing[1:])):
                     (x, y), positive = found
                     clicks.append(Click(z, y, x, positive))
@@ -154,6 +181,33 @@ def _auto(_: int) -> Regime:
     return Regime("auto", frozenset({"auto"}), "0", oracle_classes=False, oracle_slices="none")
 
 
+def _auto_clicks_3d(steps: int) -> Regime:
+    return Regime(
+        "auto_clicks_3d",
+        frozenset({"auto", "click"}),
+        "0 for the automatic answer, 1 for each corrective click in the volume",
+        oracle_slices="none",
+        scored=tuple(range(steps + 1)),
+        automatic=True,
+    )
+
+
+def _auto_clicks_per_slice(steps: int) -> Regime:
+    return Regime(
+        "auto_clicks_per_slice",
+        frozenset({"auto", "click"}),
+        "0 for the automatic answer, 1 for each corrective click on each slice with an error",
+        scored=tuple(range(steps + 1)),
+        automatic=True,
+        per_slice=True,
+    )
+
+
+def _points_per_slice(_: int) -> Regime:
+    rule = f"{PUBLISHED_POINTS} for the random points on each slice with foreground, made at once"
+    return Regime("points_per_slice", frozenset({"click"}), rule, points=PUBLISHED_POINTS)
+
+
 def _box_per_slice(_: int) -> Regime:
     rule = "2 for each slice with foreground"
     return Regime("box_per_slice", frozenset({"box"}), rule, first_boxes=boxes_per_slice)
@@ -203,8 +257,11 @@ def _box_clicks_per_slice(steps: int) -> Regime:
 
 REGIMES: dict[str, Callable[[int], Regime]] = {
     "auto": _auto,
+    "auto_clicks_3d": _auto_clicks_3d,
+    "auto_clicks_per_slice": _auto_clicks_per_slice,
     "box_per_slice": _box_per_slice,
     "clicks_per_slice": _clicks_per_slice,
+    "points_per_slice": _points_per_slice,
     "box_3d": _box_3d,
     "box_3_slices": lambda _: _box_slices(3),
     "box_5_slices": lambda _: _box_slices(5),

@@ -13,7 +13,15 @@ from scipy import ndimage
 
 from samzoo.prompts.batched import largest_component
 
-__all__ = ["corrective_click", "jitter_box", "largest_component", "prompt_rng", "random_foreground_click", "tight_box"]
+__all__ = [
+    "corrective_click",
+    "jitter_box",
+    "largest_component",
+    "prompt_rng",
+    "random_foreground_click",
+    "random_points",
+    "tight_box",
+]
 
 
 def prompt_rng(case_id: str, class_id: int, seed: int) -> np.random.Generator:
@@ -73,6 +81,31 @@ def random_foreground_click(mask: np.ndarray, rng: np.random.Generator) -> tuple
     if not len(index):
         return None
     return tuple(int(i) for i in np.unravel_index(index[rng.integers(len(index))], mask.shape)[::-1])
+
+
+def random_points(
+    mask: np.ndarray, n: int, rng: np.random.Generator, valid: np.ndarray | None = None
+) -> list[tuple[tuple[int, ...], bool]]:
+    """`n` points at once in random order, half of them on the foreground: ProMISe's "GT points".
+
+    n // 2 points (but at least one) are drawn from the foreground and the rest from the background, uniformly with
+    replacement. A mask without background gets foreground points only, an empty one background points only.
+
+    Args:
+        valid: where the truth is known, bool of the mask's shape; points lie nowhere else. None: everywhere.
+
+    Returns:
+        (x, y (, z)) and True for foreground, of each point; no point at all if nothing is valid.
+    """
+    known = np.ones_like(mask) if valid is None else valid
+    inside, outside = np.flatnonzero(mask & known), np.flatnonzero(~mask & known)
+    if not (len(inside) or len(outside)):
+        return []
+    count = (max(1, n // 2) if len(outside) else n) if len(inside) else 0
+    index = np.concatenate((rng.choice(inside, count), rng.choice(outside, n - count)))
+    order = rng.permutation(n)
+    points = np.stack(np.unravel_index(index[order], mask.shape)[::-1], axis=1).tolist()
+    return [(tuple(point), bool(i < count)) for point, i in zip(points, order, strict=True)]
 
 
 def corrective_click(
