@@ -20,6 +20,8 @@ from samzoo.sam.weights import find_weights
 
 Shape = tuple[int, ...]
 
+_PROMISE = ("apm_", "ips_")
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -64,6 +66,8 @@ def load_weights(
     new: Callable[[str], bool] = lambda key: False,
     ignore: Callable[[str], bool] = lambda key: False,
     encoder_only: bool = False,
+    rename: Callable[[str], str] = lambda key: key,
+    whole: Callable[[str], str | None] = lambda key: None,
 ) -> LoadReport:
     """Fill `sam` from a file and print what was done; on an error `sam` is left as it was.
 
@@ -75,12 +79,14 @@ def load_weights(
         new: tells by key which parameters the file may lack (adapters, say).
         ignore: tells by key what of the file may be left out.
         encoder_only: accept a file without any prompt encoder and mask decoder, which then stay as they are.
+        rename: takes the file's names to those of the model.
+        whole: names the part a tensor belongs to, if the file may lack this part as a whole only.
 
     Raises:
         WeightsError: not to be had, unreadable, of another architecture, or with tensors that nothing explains.
     """
     file = find_weights(source)
-    state = _to_official_names(read_state_dict(file.path))
+    state = _renamed(file.path, _to_official_names(read_state_dict(file.path)), rename)
     own = sam.state_dict()
     held = {key: tensor for key, tensor in state.items() if key in own}
     resized = {}
@@ -97,6 +103,12 @@ def load_weights(
     unknown = [key for key in ignored if not (ignore(key) or key in ("pixel_mean", "pixel_std"))]
     if unexplained or unknown:
         raise WeightsError(_complaint(file.path, unexplained, unknown, state, own))
+    for part in sorted({whole(key) for key in missing} & {whole(key) for key in held} - {None}):
+        lacking = [key for key in missing if whole(key) == part]
+        raise WeightsError(
+            f"{file.path} does not fit: it holds only a part of {part}, without {len(lacking)} tensors "
+            f"({_patterns(lacking)}); is it complete, and of the same version?"
+        )
 
     sam.load_state_dict(held, strict=False)
     report = LoadReport(
@@ -121,6 +133,15 @@ def _to_official_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"image_encoder." + re.sub(r"\.mlp\.fc(\d)\.", r".mlp.lin\1.", k): v for k, v in state.items()}
 
 
+def _renamed(path: Path, state: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if rename(key) in renamed:
+            raise WeightsError(f"{path} holds {rename(key)!r} twice, under an old and a new name")
+        renamed[rename(key)] = tensor
+    return renamed
+
+
 def _resize(path: Path, key: str, tensor: Tensor, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensor:
     """The position table, or a global block's relative positions, at the model's image size."""
     table = "image_encoder.pos_embed"
@@ -141,8 +162,11 @@ def _resize(path: Path, key: str, tensor: Tensor, state: Mapping[str, Tensor], o
         if (len(tensor), target[0]) == tuple(2 * t[table].shape[axis] - 1 for t in (state, own)):
             length = int(target[0])
             return F.interpolate(tensor.float().T[None], length, mode="linear", align_corners=False)[0].T
+    hint = ""
+    if key.startswith(_PROMISE):
+        hint = "its ProMISe part was trained with another num_classes, num_points or other widths; "
     raise WeightsError(
-        f"{path} does not fit: tensor {key} is {_by(tensor.shape)} in the file and {_by(target)} in the model; "
+        f"{path} does not fit: tensor {key} is {_by(tensor.shape)} in the file and {_by(target)} in the model; {hint}"
         f"the file looks like {_looks_like(state)}, the model like {_looks_like(own)}"
     )
 
@@ -164,6 +188,8 @@ def _complaint(
         parts.append(f"it holds {len(unknown)} tensors that the model does not have ({_patterns(unknown)})")
     if any(".Adapter." in key for key in unknown):
         parts.append("it has SAM-Med2D's adapters: load it into the method SAMMed2D")
+    if any(key.startswith(_PROMISE) for key in unknown):
+        parts.append("it has ProMISe's modules: load it into the method ProMISe")
     parts.append(f"the file looks like {_looks_like(state)}, the model like {_looks_like(own)}")
     return f"{path} does not fit: {'; '.join(parts)}"
 

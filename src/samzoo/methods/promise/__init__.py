@@ -1,0 +1,1 @@
+"""ProMISe (Wang et al. 2024): auto-prompting and pattern shifting on a wholly frozen SAM."""
