@@ -1,7 +1,8 @@
 """The network of ProMISe: a wholly frozen SAM, point prompts regressed from its taps, shifted mask tokens.
 
-Facts follow the public reference code (section numbers are those of its modules' names in published files); every size
-that is a constant there derives from the encoder here, and with several classes each has its own points and shift.
+What it computes and how its tensors are named follow the public reference code. Sizes that are constants there derive
+from the encoder here, prompts of a batch are decoded together, and with several classes each has its own points and
+shift.
 """
 
 from __future__ import annotations
