@@ -80,6 +80,57 @@ class Automatic(Method):
         return torch.cat((embedding - 0.5, -torch.ones_like(embedding)), dim=1), {}
 
 
+class Correctable(BoxDrawer):
+    """Class 1 in a fixed square of the grid, class 2 nowhere; clicks add and take away from the last answer.
+
+    Its features, the mean grey value of each slice, may be cached. As published it counts what it found and missed.
+    """
+
+    spec = MethodSpec("Correctable", 2, "slice", frozenset({"auto", "click"}), True, "everything")
+    square = slice(16, 40)
+
+    def decode(self, embedding, prompts, state=None):
+        if prompts is None:
+            return torch.stack([self.alone(k, len(embedding)) for k in (1, 2)], dim=1), {}
+        before = torch.stack([self.alone(int(k), 1)[0] for k in prompts.class_id])[:, None]
+        if state is not None:
+            before = state["mask"]
+        if prompts.points is None:
+            self.decoded.append((len(prompts), False, 0, []))
+            return before, {"mask": before}
+        drawn, _ = super().decode(embedding, prompts)
+        touched = torch.zeros_like(drawn, dtype=torch.bool)
+        for i in range(prompts.points.shape[1]):
+            for p, (x, y) in enumerate(prompts.points[:, i].long().tolist()):
+                touched[p, 0, max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = True
+        mask = torch.where(touched, drawn, before)
+        return mask, {"mask": mask}
+
+    def alone(self, class_id, count):
+        logits = torch.full((count, self.low, self.low), -1.0)
+        if class_id == 1:
+            logits[:, self.square, self.square] = 1.0
+        return logits
+
+    def features_signature(self):
+        return "grey"
+
+    def features(self, x):
+        return (x,)
+
+    def embed(self, features):
+        (grey,) = features
+        return grey.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+
+    def published_scores(self, logits, truth, grid):
+        assert logits.shape[1:] == (1, self.low, self.low) and truth.shape[1:] == grid.native
+        assert truth.dtype == torch.bool and not torch.is_grad_enabled()
+        found = (logits > 0).flatten(1).any(1)
+        present = truth.flatten(1).any(1)
+        agree = torch.where(found | present, (found == present).double(), torch.nan)
+        return {"dice": agree, "lowest": logits.flatten(1).amin(1).double()}
+
+
 class Cases(LightningDataModule):
     dataset_name = "made-up"
     num_classes, class_names = 2, ("organ", "lesion")

@@ -1,8 +1,9 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_fakes import Automatic, BoxDrawer, make_case
+from evaluation_fakes import Automatic, BoxDrawer, Correctable, make_case
 
 from samzoo.errors import ConfigError, DataError
 from samzoo.evaluation import predict_cases
@@ -56,6 +57,28 @@ def test_automatic_methods_need_no_prompts(tmp_path, prompts, writer):
     assert np.array_equal(label > 0, case.image[0].numpy() > 0.5)
     with pytest.raises(ConfigError, match="Automatic takes no prompts"):
         predict_cases(Automatic(), [case], tmp_path, writer, NAMES, prompts({}))
+
+
+def test_volumes_and_pictures_are_segmented_without_prompts(tmp_path, writer):
+    volume = replace(make_case("volume", label=False), source="some/volume.nii.gz")
+    picture = replace(make_case("set/picture", (1, 30, 50), label=False), source="some/picture.jpg")
+    files = predict_cases(Correctable(), [volume, picture], tmp_path, writer, NAMES)
+    assert [f.name for f in files] == ["volume.nii.gz", "set_picture.png"]
+    for name, case in (("volume.nii.gz", volume), ("set_picture.png", picture)):
+        assert writer.kept[name].shape == case.shape and set(np.unique(writer.kept[name])) == {0, 1}
+
+
+def test_automatic_answers_can_be_corrected_on_some_slices(tmp_path, prompts, writer):
+    case = make_case(shape=(4, 64, 64), label=False)
+    steps = {"organ": [{"auto": True}, {"clicks": [[20, 20, 2, 0]]}], "lesion": [{"clicks": [[50, 50, 3, 1]]}]}
+    predict_cases(Correctable(), [case], tmp_path / "out", writer, NAMES, prompts(steps))
+    (label,) = writer.kept.values()
+    assert (label[:, 30, 30] == 1).all() and label[:, 20, 20].tolist() == [1, 1, 0, 1]
+    assert label[:, 50, 50].tolist() == [0, 0, 0, 2]
+    with pytest.raises(
+        ConfigError, match=r"mine.json: cases.a holds auto prompts, which BoxDrawer does not understand"
+    ):
+        predict_cases(BoxDrawer(), [case], tmp_path / "other", writer, NAMES, prompts(steps))
 
 
 def test_a_method_that_needs_prompts_says_so_before_any_work(tmp_path, writer):

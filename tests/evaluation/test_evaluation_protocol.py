@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import Automatic, BoxDrawer, Cases, make_case
+from evaluation_fakes import Automatic, BoxDrawer, Cases, Correctable, make_case
 from lightning.pytorch import Trainer
 
 from samzoo.errors import ConfigError, DataError
@@ -189,9 +189,10 @@ def test_run_json_says_where_the_records_come_from(tmp_path):
     assert info["parameters_total"] == info["parameters_trained"] == 1
     assert info["peak_memory_bytes"] > 1e6 and info["cost"]["ms_per_encode"] > 0 and info["flops"]["encode"] == 0
     assert info["versions"]["torch"] and info["device"]["type"] == "cpu"
-    assert set(info["protocol"]["regimes"]) == set(DEFAULT_REGIMES) - {"auto"}
+    regimes = {r for r in DEFAULT_REGIMES if not r.startswith("auto")}
+    assert set(info["protocol"]["regimes"]) == regimes
     overlays = sorted(p.name for p in (tmp_path / "overlays").iterdir())
-    assert overlays == sorted(f"a_{r}.png" for r in DEFAULT_REGIMES if r != "auto")
+    assert overlays == sorted(f"a_{r}.png" for r in regimes)
 
 
 class Attentive(BoxDrawer):
@@ -222,6 +223,24 @@ def test_validation_logs_the_mean_over_classes_then_cases(tmp_path):
     means = aggregate(records, "dice")
     assert values["val/dice/box_3d"] == pytest.approx(means["box_3d", 0])
     assert values["val/dice"] == pytest.approx((means["box_3d", 0] + means["box_per_slice", 0]) / 2)
+
+
+@pytest.mark.parametrize(
+    "method, prompts, regime",
+    [
+        (Automatic, None, "auto"),
+        (Correctable, None, "auto"),
+        (BoxDrawer, None, "box_per_slice"),
+        (BoxDrawer, {"click"}, "clicks_per_slice"),
+    ],
+)
+def test_validation_asks_what_the_method_can_answer(tmp_path, method, prompts, regime):
+    method = method()
+    if prompts:
+        method.spec = replace(method.spec, prompts=frozenset(prompts))
+    validate = trainer(tmp_path, EvaluationProtocol()).validate
+    (values,) = validate(method, datamodule=Cases([make_case()]), verbose=False)
+    assert set(values) == {"val/dice", f"val/dice/{regime}"} and values["val/dice"] == values[f"val/dice/{regime}"]
 
 
 def test_cases_that_can_not_be_scored_are_refused(tmp_path):

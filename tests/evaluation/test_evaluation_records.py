@@ -155,3 +155,17 @@ def test_the_summary_states_how_means_were_taken():
 def test_records_need_no_torch():
     code = "import sys, samzoo.evaluation.records, samzoo.evaluation.summary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_cases_of_several_sets_get_a_line_for_each():
+    records = [
+        replace(BASE, case_id="Kvasir/a", dice=0.5, iou=0.4),
+        replace(BASE, case_id="Kvasir/b", dice=0.7, iou=0.6),
+        replace(BASE, case_id="ETIS/a", dice=0.25, iou=0.125),
+        replace(BASE, case_id="ETIS/a", step=2, dice=0.75, iou=0.5),
+        replace(BASE, case_id="ETIS/a", regime="auto", dice=None, iou=None),
+    ]
+    text = summary(records)
+    assert "Kvasir, 2 cases, Dice / IoU after the last step: box_3d 0.6000 / 0.5000" in text
+    assert "ETIS, 1 cases, Dice / IoU after the last step: auto - / -, box_3d 0.7500 / 0.5000" in text
+    assert "after the last step" not in summary([BASE])

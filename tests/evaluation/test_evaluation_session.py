@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import BoxDrawer, make_case
+from evaluation_fakes import BoxDrawer, Correctable, make_case
 
 from samzoo.errors import ConfigError
 from samzoo.evaluation import CaseSession
@@ -84,6 +86,48 @@ def test_unchanged_slices_are_not_decoded_again_and_changed_ones_get_their_state
     assert not answers[0].mask[2, 10, 10] and not answers[0].mask[4, 10, 10]
     assert session.segment([third], answers)[0].rows == answers[0].rows
     assert method.decoded == [(6, True, 0, [1.0] * 6), (1, True, 1, [2.0]), (1, True, 1, [2.0])]
+
+
+def test_automatic_answers_cover_every_slice_and_only_corrected_ones_are_decoded_again():
+    method, case = Correctable(), make_case(shape=(5, 64, 64))
+    session = CaseSession(method, case)
+    alone, other = (CasePrompt(k, automatic=True) for k in (1, 2))
+    answers = session.segment([alone, other])
+    assert np.array_equal(answers[0].mask, filled((5, 64, 64), Box(0, 16, 16, 5, 40, 40))) and not answers[1].mask.any()
+    corrected = CasePrompt(1, clicks=(Click(3, 50, 50, True), Click(4, 30, 30, False)), effort=2, automatic=True)
+    answers = session.segment([corrected, other], answers)
+    changed = [z for z in range(5) if answers[0].mask[z].sum() != 24 * 24]
+    assert changed == [3, 4] and answers[0].mask[3, 50, 50] and not answers[0].mask[4, 30, 30]
+    assert answers[0].mask[4, 20, 20] and not answers[1].mask.any(), "the answer before is kept where nobody clicked"
+    assert session.cost.prompts_decoded == 10 + 2 and session.cost.images_encoded == 5
+
+
+def test_without_the_automatic_answer_only_prompted_slices_are_answered():
+    session = CaseSession(Correctable(), make_case(shape=(3, 64, 64)))
+    (answer,) = session.segment([CasePrompt(2, clicks=(Click(1, 9, 9, True),))])
+    assert answer.mask[1].any() and not answer.mask[[0, 2]].any() and session.cost.images_encoded == 1
+
+
+def test_methods_that_need_prompts_refuse_automatic_ones():
+    with pytest.raises(ConfigError, match="BoxDrawer gives no automatic answer; it takes box, click"):
+        CaseSession(BoxDrawer(), make_case()).segment([CasePrompt(1, automatic=True)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_features_of_the_case_stand_for_its_image(dtype):
+    """The features are told from the image by a value that no slice of it has."""
+    image = make_case(shape=(7, 40, 52))
+    case = replace(image, features=(np.linspace(2, 3, 7).astype(dtype),))
+    method = Correctable()
+    session = CaseSession(method, case, encode_chunk=3)
+    labels = session.label_map(None)
+    assert not method.seen and session.cost.images_encoded == 7
+    assert [float(session._adapter._embeddings[z].mean()) for z in (0, 6)] == [2.0, 3.0]
+    assert np.array_equal(labels, CaseSession(Correctable(), image).label_map(None)) and labels.any()
+
+    trained = BoxDrawer()  # nothing of it can be cached
+    CaseSession(trained, case).segment([CasePrompt(1, (Box(0, 4, 4, 7, 20, 20),))])
+    assert sum(trained.seen.values()) == 7
 
 
 def test_several_boxes_on_a_slice_are_united_and_clicks_go_to_their_own():

@@ -94,6 +94,24 @@ def test_tables(tmp_path):
     assert table[0]["hd95_mm"] == "" and float(table[1]["dice"]) == pytest.approx(0.3)
 
 
+def test_dice_as_published_is_shown_where_some_entry_has_it_and_ranks_nothing(tmp_path):
+    run = make_run(tmp_path / "a")
+    info = json.loads((run / "run.json").read_text())
+    published = {"box_3d": {"0": {"dice": 0.999, "mae": 0.1}}, "auto": {"0": {"dice": 0.5}}}
+    (run / "run.json").write_text(json.dumps(info | {"published": published}))
+    low, high = entry_rows("low", run) + entry_rows("high", make_run(tmp_path / "b"))
+    assert (low.dice_published, high.dice_published) == (0.999, None)
+    write_leaderboard(tmp_path, [low, replace(high, dice=0.95)])
+    text = (tmp_path / "leaderboard.md").read_text()
+    first, second = (line for line in text.splitlines() if line.startswith("| box_3d"))
+    assert "| high |" in first and first.endswith("| - |") and second.endswith("| 0.999 |")
+    assert "| oracle | Dice as published |" in text and "it ranks nothing" in text
+    table = list(csv.DictReader((tmp_path / "leaderboard.csv").open()))
+    assert [row["dice_published"] for row in table] == ["", "0.999"]
+    write_leaderboard(tmp_path, [high])
+    assert "published" not in (tmp_path / "leaderboard.md").read_text() + (tmp_path / "leaderboard.csv").read_text()
+
+
 def test_damaged_run_is_named(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "run.json").write_text("{")

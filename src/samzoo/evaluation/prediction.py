@@ -43,7 +43,8 @@ def predict_cases(
         cases: labels, where there are any, are not looked at.
         write: puts a label map onto the source's geometry and label values.
         class_names: in the order of class ids, from 1.
-        prompts_path: prompts file, see `samzoo.prompts.io`; None for automatic methods.
+        prompts_path: prompts file, see `samzoo.prompts.io`; None lets an automatic method answer alone. With a file it
+            answers alone where the file says `"auto": true`.
         regime: which of the prompts file's regimes; needed only where a case has several.
         case_ids: of all cases, so that a prompts file that names others, or lacks some, is refused before any work.
         overlays: write pictures to `overlays/` as well.
@@ -100,10 +101,11 @@ def _answer(
 
 def _check_kinds(method: Method, book: PromptBook, case_id: str, prompts: Sequence[CasePrompt]) -> None:
     used = {"box" for p in prompts if p.boxes} | {"click" for p in prompts if p.clicks}
+    used |= {"auto" for p in prompts if p.automatic}
     if unknown := used - method.spec.prompts:
         raise ConfigError(
             f"{book.path}: cases.{case_id} holds {' and '.join(sorted(unknown))} prompts, which {method.spec.name} "
-            f"does not understand; it takes {', '.join(sorted(method.spec.prompts & {'box', 'click'}))}"
+            f"does not understand; it takes {', '.join(sorted(method.spec.prompts & {'auto', 'box', 'click'}))}"
         )
 
 

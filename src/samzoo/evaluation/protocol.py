@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,49 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from samzoo.errors import ConfigError
 from samzoo.evaluation.overlay import save_overlay
+from samzoo.evaluation.published import PublishedRow, deduplicate_published, published_means, write_published
 from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
 from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
 from samzoo.evaluation.session import Cost
-from samzoo.evaluation.summary import summary
+from samzoo.evaluation.summary import published_summary, summary
 from samzoo.methods.base import Method
 from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
 from samzoo.prompts.regimes import Regime, make_regime
 from samzoo.types import Case
 from samzoo.writing import keep_older, write_atomically
 
-DEFAULT_REGIMES = ("auto", "box_per_slice", "clicks_per_slice", "box_3d", "box_3_slices", "box_clicks_3d")
+DEFAULT_REGIMES = (
+    "auto",
+    "auto_clicks_3d",
+    "box_per_slice",
+    "clicks_per_slice",
+    "box_3d",
+    "box_3_slices",
+    "box_clicks_3d",
+)
+VAL_REGIMES = ("auto", "box_per_slice", "clicks_per_slice")
+"""The first of these that a method can answer validates it, unless others are chosen."""
 
 
 class EvaluationProtocol(Callback):
     """Scores whole cases on their native grid: `val/dice` in validation, records in test.
 
-    A test writes into `trainer.default_root_dir`: records.csv, prompts.json, run.json and, on request, overlays/.
+    A test writes into `trainer.default_root_dir`: records.csv, prompts.json, run.json and, on request, published.csv
+    and overlays/.
     Files of an earlier test there are kept under another name.
 
     Args:
         regimes: how a test prompts; see `samzoo.prompts.REGIMES`. Those that the method can't answer are left out.
-        val_regimes: how a validation prompts; `val/dice` is their mean after their last step.
+        val_regimes: how a validation prompts; `val/dice` is their mean after their last step. None: auto if the method
+            answers without prompts, else box_per_slice, else clicks_per_slice.
         val_cases: at most so many cases are scored in a validation; None: all.
         click_steps: rounds of clicks in the regimes with clicks.
         seed: of the first prompts.
         surface_metrics: NSD and HD95 in the test.
         val_surface_metrics: likewise in the validation, as val/nsd_2mm.
+        published: the test also scores as the method's own paper or code does, if the method knows how; see
+            `samzoo.evaluation.published`. These scores rank nothing.
         overlays: of so many cases the test draws pictures, one for each regime.
         prompts_file: use the prompts of this file (a test's prompts.json) instead of simulated ones.
         encode_chunk: slices encoded at a time.
@@ -54,12 +70,13 @@ class EvaluationProtocol(Callback):
     def __init__(
         self,
         regimes: Sequence[str] = DEFAULT_REGIMES,
-        val_regimes: Sequence[str] = ("box_per_slice",),
+        val_regimes: Sequence[str] | None = None,
         val_cases: int | None = None,
         click_steps: int = 5,
         seed: int = 0,
         surface_metrics: bool = True,
         val_surface_metrics: bool = False,
+        published: bool = False,
         overlays: int = 0,
         prompts_file: str | None = None,
         encode_chunk: int = 8,
@@ -75,10 +92,14 @@ class EvaluationProtocol(Callback):
             if value is not None and value < least:
                 raise ConfigError(f"protocol.{name} must be at least {least}, got {value}")
         self.regimes = [make_regime(name, click_steps) for name in dict.fromkeys(regimes)]
-        self.val_regimes = [make_regime(name, click_steps) for name in dict.fromkeys(val_regimes)]
+        self.val_regimes = None
+        if val_regimes is not None:
+            self.val_regimes = [make_regime(name, click_steps) for name in dict.fromkeys(val_regimes)]
+        self.click_steps = click_steps
         self.val_cases = val_cases
         self.seed = seed
         self.surface_metrics, self.val_surface_metrics = surface_metrics, val_surface_metrics
+        self.published = published
         self.overlays = overlays
         self.replay = load_prompts(prompts_file) if prompts_file else None
         self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
@@ -89,13 +110,13 @@ class EvaluationProtocol(Callback):
         if stage == "test":
             self._runnable(self.regimes, pl_module)
         elif stage == "validate" or (stage == "fit" and trainer.limit_val_batches):
-            self._runnable(self.val_regimes, pl_module)
+            self._validating(pl_module)
 
     # --- validation ----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:
-        self._able = self._runnable(self.val_regimes, pl_module)
-        self._settings = self._make_settings(trainer, pl_module, self.val_surface_metrics, replay=False)
+        self._able = self._validating(pl_module)
+        self._settings = self._make_settings(trainer, pl_module, self.val_surface_metrics)
         self._results: list[CaseResult] = []
 
     def on_validation_batch_end(
@@ -124,8 +145,11 @@ class EvaluationProtocol(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:
         self._able = self._runnable(self.regimes, pl_module)
-        self._settings = self._make_settings(trainer, pl_module, self.surface_metrics, replay=True)
+        self._settings = replace(
+            self._make_settings(trainer, pl_module, self.surface_metrics), replay=self.replay, published=self.published
+        )
         self._records: list[Record] = []
+        self._published: list[PublishedRow] = []
         self._prompts: dict[str, CasePrompts] = {}
         self._costs: dict[str, Cost] = {}
         self._flops: dict[str, int] | None = None
@@ -140,6 +164,7 @@ class EvaluationProtocol(Callback):
                 self._flops = count_flops(pl_module, batch)
         result = self._score(trainer, pl_module, batch)
         self._records += result.records
+        self._published += result.published
         self._prompts[batch.id] = result.prompts
         self._costs[batch.id] = result.cost
         if batch_idx * trainer.world_size + trainer.global_rank < self.overlays:
@@ -150,6 +175,7 @@ class EvaluationProtocol(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         peak = max(gather(peak_memory_bytes(pl_module.device)))
         records = deduplicate(r for part in gather(self._records) for r in part)
+        published = deduplicate_published(r for part in gather(self._published) for r in part)
         prompts = {case_id: p for part in gather(self._prompts) for case_id, p in part.items()}
         costs = {case_id: c for part in gather(self._costs) for case_id, c in part.items()}
         flops = next((f for f in gather(self._flops) if f is not None), None)
@@ -166,12 +192,19 @@ class EvaluationProtocol(Callback):
             "peak_memory_bytes": peak,
             "cost": cost_summary(costs),
         }
-        for name in ("records.csv", "prompts.json", "run.json"):
+        if published:
+            info["published"] = published_means(published)
+        for name in ("records.csv", "published.csv", "prompts.json", "run.json"):
             keep_older(folder / name)
         write_atomically(folder / "prompts.json", lambda f: f.write(dump_prompts(prompts, names)))
         write_atomically(folder / "run.json", lambda f: f.write(json.dumps(info, indent=1, default=str) + "\n"))
         write_records(folder / "records.csv", records)
         print(summary(records), flush=True)
+        if published:
+            write_published(folder / "published.csv", published)
+            print(published_summary(info["published"]), flush=True)
+        elif self.published:
+            rank_zero_info(f"protocol: {pl_module.spec.name} has no published way of scoring; nothing is added")
 
     # --- helpers -------------------------------------------------------------------------------------------------
 
@@ -187,14 +220,19 @@ class EvaluationProtocol(Callback):
                 rank_zero_info(f"protocol: {note}")
         return able
 
-    def _make_settings(self, trainer: Trainer, method: Method, surface: bool, replay: bool) -> Settings:
+    def _validating(self, method: Method) -> list[Regime]:
+        if self.val_regimes is not None:
+            return self._runnable(self.val_regimes, method)
+        known = [make_regime(name, self.click_steps) for name in VAL_REGIMES]
+        return [r for r in known if r.kinds <= method.spec.prompts][:1] or self._runnable(known, method)
+
+    def _make_settings(self, trainer: Trainer, method: Method, surface: bool) -> Settings:
         names = method.class_names or tuple(f"class_{k}" for k in range(1, method.num_classes + 1))
         return Settings(
             dataset=getattr(trainer.datamodule, "dataset_name", ""),
             class_names=tuple(names),
             seed=self.seed,
             surface=surface,
-            replay=self.replay if replay else None,
             encode_chunk=self.encode_chunk,
             decode_chunk=self.decode_chunk,
         )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def count_flops(method: Method, case: Case) -> dict[str, int]:
 
     A product and a sum count as two. The prompt is a box if the method understands boxes, else a click, else none.
     """
-    adapter = ADAPTERS[method.spec.unit](method, case, Cost(), 1, 1)
+    adapter = ADAPTERS[method.spec.unit](method, replace(case, features=None), Cost(), 1, 1)
     depth, height, width = case.shape
     z = depth // 2
     with torch.compiler.set_stance("force_eager"), _without_gradients(method):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from samzoo.errors import ConfigError, DataError
+from samzoo.evaluation.published import PublishedRow, PublishedScorer, Scores, mean_over_slices
 from samzoo.evaluation.records import Record
 from samzoo.evaluation.session import Answer, CaseSession, Cost
 from samzoo.methods.base import Method
@@ -25,6 +26,7 @@ class Settings:
         dataset, class_names: for the records; names in the order of class ids, from 1.
         seed: of the first prompts.
         surface: whether to compute surface distances.
+        published: whether to score as the method was published, too.
         replay: prompts to use instead of simulated ones.
         encode_chunk, decode_chunk: slices and prompts per call.
     """
@@ -33,6 +35,7 @@ class Settings:
     class_names: tuple[str, ...]
     seed: int = 0
     surface: bool = True
+    published: bool = False
     replay: PromptBook | None = None
     encode_chunk: int = 8
     decode_chunk: int = 64
@@ -42,6 +45,7 @@ class Settings:
 class CaseResult:
     """Args:
     records: in the order in which they came about.
+    published: likewise; nothing if not asked for, or if the method has no scores of its own.
     prompts: regime -> class id -> the prompt after each step.
     label_maps: regime -> uint8 (D, H, W) after the last step, a later class over an earlier one; only to be looked at.
     cost: what the session spent.
@@ -50,6 +54,7 @@ class CaseResult:
     case_id: str
     cost: Cost
     records: list[Record] = field(default_factory=list)
+    published: list[PublishedRow] = field(default_factory=list)
     prompts: dict[str, dict[int, list[CasePrompt]]] = field(default_factory=dict)
     label_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -79,18 +84,19 @@ def score_case(method: Method, case: Case, regimes: Sequence[Regime], settings: 
     """All regimes on one case; its slices are encoded at most once.
 
     Classes that are absent from the ground truth are scored in regime auto only: nobody prompts for them.
+    `published_scores` of the method are taken on request, see `samzoo.evaluation.published`.
 
     Raises:
         DataError: the case has no label, a label value beyond the classes, or no (complete) saved prompts.
     """
     if case.label is None:
         raise DataError(f"case {case.id} has no ground truth, so it can't be scored; use `samzoo predict`")
-    session = CaseSession(method, case, settings.encode_chunk, settings.decode_chunk)
-    return _Walk(session, case, settings).run(regimes)
+    session = CaseSession(method, case, settings.encode_chunk, settings.decode_chunk, keep_logits=settings.published)
+    return _Walk(method, session, case, settings).run(regimes)
 
 
 class _Walk:
-    def __init__(self, session: CaseSession, case: Case, settings: Settings) -> None:
+    def __init__(self, method: Method, session: CaseSession, case: Case, settings: Settings) -> None:
         self.session, self.case, self.settings = session, case, settings
         self.label = case.label.numpy()
         counts = np.bincount(self.label.ravel(), minlength=IGNORE + 1)
@@ -100,6 +106,7 @@ class _Walk:
                 f"case {case.id}: label value {self.present[-1]}, but there are {len(settings.class_names)} classes"
             )
         self.valid = self.label != IGNORE if counts[IGNORE] else None
+        self.published = PublishedScorer(method, session, self.label) if settings.published else None
         self.result = CaseResult(case.id, session.cost)
 
     def run(self, regimes: Sequence[Regime]) -> CaseResult:
@@ -112,11 +119,12 @@ class _Walk:
 
     def _automatic(self, regime: Regime) -> None:
         before = replace(self.session.cost)
-        labels = self.session.label_map(None)
+        labels = self.session.label_map(None, self.published.look if self.published else None)
         spent = self._spent(before)
         for class_id in range(1, len(self.settings.class_names) + 1):
             scores = self._score(class_id, labels == class_id)
-            self._record(regime, 0, CasePrompt(class_id), scores, spent)
+            own = self.published.automatic(class_id) if self.published else []
+            self._record(regime, 0, CasePrompt(class_id), scores, spent, own)
         self.result.label_maps[regime.name] = labels
 
     def _prompted(self, regime: Regime) -> None:
@@ -126,6 +134,7 @@ class _Walk:
         answers: list[Answer | None] = []
         history: dict[int, list[CasePrompt]] = {k: [] for k in classes}
         scores: dict[int, tuple[Overlap, Surface]] = {}
+        own: dict[int, list[Scores]] = {}
         for step in range(regime.start, regime.last + 1):
             if saved is not None:
                 updated = [saved[k][step - regime.start] for k in classes]
@@ -143,7 +152,8 @@ class _Walk:
                 if step in regime.scored:
                     if k not in scores:
                         scores[k] = self._score(k, answers[i].mask)
-                    self._record(regime, step, updated[i], scores[k], spent)
+                        own[k] = self.published.answered(k, answers[i]) if self.published else []
+                    self._record(regime, step, updated[i], scores[k], spent, own[k])
             prompts = updated
         self.result.prompts[regime.name] = history
         labels = np.zeros(self.case.shape, dtype=np.uint8)
@@ -168,7 +178,7 @@ class _Walk:
 
     def _first(self, regime: Regime, class_id: int) -> CasePrompt:
         truth = self.label == class_id
-        return regime.first(truth, class_id, self.case.spacing, self.settings.seed, self.case.id)
+        return regime.first(truth, class_id, self.case.spacing, self.settings.seed, self.case.id, self.valid)
 
     def _next(self, regime: Regime, prompt: CasePrompt, answer: Answer) -> CasePrompt:
         return regime.next(prompt, self.label == prompt.class_id, self._kept(answer.mask), self.case.spacing)
@@ -189,9 +199,21 @@ class _Walk:
         return now.encode_seconds - before.encode_seconds, now.decode_seconds - before.decode_seconds
 
     def _record(
-        self, regime: Regime, step: int, prompt: CasePrompt, scores: tuple[Overlap, Surface], spent: tuple[float, float]
+        self,
+        regime: Regime,
+        step: int,
+        prompt: CasePrompt,
+        scores: tuple[Overlap, Surface],
+        spent: tuple[float, float],
+        own: list[Scores],
     ) -> None:
         counts, distances = scores
+        name = self.settings.class_names[prompt.class_id - 1]
+        if own:
+            means = mean_over_slices(own)
+            self.result.published.append(
+                PublishedRow(self.case.id, prompt.class_id, name, regime.name, step, len(own), means)
+            )
         self.result.records.append(
             Record(
                 dataset=self.settings.dataset,
@@ -199,7 +221,7 @@ class _Walk:
                 case_id=self.case.id,
                 patient=self.case.patient,
                 class_id=prompt.class_id,
-                class_name=self.settings.class_names[prompt.class_id - 1],
+                class_name=name,
                 regime=regime.name,
                 step=step,
                 effort=prompt.effort,

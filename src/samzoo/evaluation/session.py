@@ -8,7 +8,7 @@ is cut into what the method sees is the business of an adapter, chosen by the me
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,6 +92,8 @@ class Answer:
 class CaseSession:
     """Answers prompts for one case.
 
+    What the case brings of the method's features is taken instead of encoding its image.
+
     Args:
         method: in eval mode, on its device; moved nowhere.
         case: one case; only the slices being encoded go to the device.
@@ -122,6 +124,9 @@ class CaseSession:
             prompts: what is known of each class so far, in case coordinates.
             previous: the answers to the prompts' predecessors, in the same order. Where the prompt on a slice has not
                 changed, the answer stays and nothing is decoded.
+
+        Raises:
+            ConfigError: a prompt asks for an automatic answer, which the method can't give.
         """
         answers: list[Answer] = []
         work: list[tuple[Row, dict]] = []
@@ -143,18 +148,26 @@ class CaseSession:
                 where[id(row)][row.z, row.part] = RowAnswer(replace(row, previous=None), masks[i], own, logits)
         return answers
 
+    @property
+    def grid(self) -> Grid | None:
+        """Of the slices of the case; None as long as nothing was asked."""
+        return self._adapter.grid
+
     @torch.no_grad()
-    def label_map(self, answers: Sequence[Answer] | None) -> np.ndarray:
+    def label_map(
+        self, answers: Sequence[Answer] | None, look: Callable[[int, Tensor], None] | None = None
+    ) -> np.ndarray:
         """One class per voxel: the class of the highest logit among those above 0, else 0; of equals, the lower id.
 
         Args:
             answers: one per class, of a session that keeps logits; None asks an automatic method for all classes.
+            look: is shown each slice's index and class logits (K, l, l) on the method's grid; without prompts only.
 
         Returns:
             uint8 (D, H, W).
         """
         if answers is None:
-            return self._adapter.label_map_without_prompts()
+            return self._adapter.label_map_without_prompts(look)
         best = torch.zeros(self.case.shape)
         label = torch.zeros(self.case.shape, dtype=torch.uint8)
         for answered in sorted((r for a in answers for r in a.rows.values()), key=lambda r: r.row.class_id):
@@ -178,10 +191,16 @@ class SliceAdapter:
         self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
         self.device = next((p.device for p in method.parameters()), method.device)
         self._embeddings: dict[int, Embedding] = {}
-        self._grid: Grid | None = None
+        self._features = case.features if case.features and method.features_signature() else None
+        self.grid: Grid | None = None
 
     def rows(self, prompt: CasePrompt) -> list[Row]:
-        """The prompts of each slice, in the order of slices."""
+        """The prompts of each slice, in the order of slices; an automatic prompt asks about every slice."""
+        if prompt.automatic and self.method.spec.needs_prompts:
+            raise ConfigError(
+                f"{self.method.spec.name} gives no automatic answer; it takes "
+                f"{', '.join(sorted(self.method.spec.prompts))}"
+            )
         boxes: dict[int, list[Box]] = {}
         clicks: dict[int, list[Click]] = {}
         for box in prompt.boxes:
@@ -190,7 +209,8 @@ class SliceAdapter:
         for click in prompt.clicks:
             clicks.setdefault(click.z, []).append(click)
         rows = []
-        for z in sorted(boxes.keys() | clicks.keys()):
+        asked = range(self.case.shape[0]) if prompt.automatic else sorted(boxes.keys() | clicks.keys())
+        for z in asked:
             on_slice = boxes.get(z, [None])
             share = [_nearest(on_slice, click) for click in clicks.get(z, [])]
             for part, box in enumerate(on_slice):
@@ -220,17 +240,19 @@ class SliceAdapter:
 
     def to_case(self, logits: Tensor) -> Tensor:
         """(P, 1, l, l) on the method's grid -> float32 (P, H, W) on the case's."""
-        return from_grid(logits, self._grid)[:, 0]
+        return from_grid(logits, self.grid)[:, 0]
 
-    def label_map_without_prompts(self) -> np.ndarray:
-        """uint8 (D, H, W) from class logits, a chunk of slices at a time."""
+    def label_map_without_prompts(self, look: Callable[[int, Tensor], None] | None = None) -> np.ndarray:
+        """uint8 (D, H, W) from class logits, a chunk of slices at a time; see `CaseSession.label_map`."""
         depth = self.case.shape[0]
         label = np.zeros(self.case.shape, dtype=np.uint8)
         for start in range(0, depth, self.encode_chunk):
             slices = range(start, min(depth, start + self.encode_chunk))
             for z, of_slice in zip(slices, self.decode_without_prompts(slices), strict=True):
-                top, winner = from_grid(of_slice[None], self._grid)[0].max(dim=0)
+                top, winner = from_grid(of_slice[None], self.grid)[0].max(dim=0)
                 label[z] = torch.where(top > 0, winner + 1, 0).byte().cpu().numpy()
+                if look is not None:
+                    look(z, of_slice)
         return label
 
     def decode_without_prompts(self, slices: Sequence[int]) -> Tensor:
@@ -239,22 +261,33 @@ class SliceAdapter:
         return self._timed_decode(concatenate([self._embeddings[z] for z in slices]), None, None)[0]
 
     def encode(self, slices: Iterable[int]) -> None:
-        """Encode those of the slices that have not been yet."""
+        """Encode those of the slices that have not been yet, from the case's features if it has any."""
         missing = sorted(z for z in slices if z not in self._embeddings)
-        height, width = self.case.shape[1:]
         for start in range(0, len(missing), self.encode_chunk):
             chunk = missing[start : start + self.encode_chunk]
-            image = self.case.image[:, chunk].transpose(0, 1).float().to(self.device)
-            size = torch.tensor([[height, width]] * len(chunk), device=self.device)
-            spacing = torch.tensor([self.case.spacing[1:]] * len(chunk), device=self.device)
-            x, grids = self.method.prepare(image, size, spacing)
-            self._grid = grids[0]  # slices of one case are of one size, hence of one grid
-            begin = self._now()
-            embedding = self.method.encode(x)
+            if self._features is None:
+                x = self._prepare(chunk)
+                begin = self._now()
+                embedding = self.method.encode(x)
+            else:
+                if self.grid is None:
+                    self._prepare(chunk[:1])
+                stored = [torch.from_numpy(np.asarray(f[chunk])).float().to(self.device) for f in self._features]
+                begin = self._now()
+                embedding = self.method.embed(tuple(stored))
             self.cost.encode_seconds += self._now() - begin
             self.cost.images_encoded += len(chunk)
             for i, z in enumerate(chunk):
                 self._embeddings[z] = select_rows(embedding, slice(i, i + 1))
+
+    def _prepare(self, slices: list[int]) -> Tensor:
+        """The network's input for some slices; notes the grid, which slices of one size share."""
+        image = self.case.image[:, slices].transpose(0, 1).float().to(self.device)
+        size = torch.tensor([self.case.shape[1:]] * len(slices), device=self.device)
+        spacing = torch.tensor([self.case.spacing[1:]] * len(slices), device=self.device)
+        x, grids = self.method.prepare(image, size, spacing)
+        self.grid = grids[0]
+        return x
 
     def _timed_decode(self, embedding: Embedding, prompts: Prompts | None, state: State | None) -> tuple[Tensor, State]:
         begin = self._now()
@@ -270,11 +303,11 @@ class SliceAdapter:
         points = labels = boxes = None
         if rows[0].clicks:
             xy = [[(c.x, c.y) for c in row.clicks] for row in rows]
-            points = self._grid.points_to_grid(torch.tensor(xy, dtype=torch.float32, device=self.device))
+            points = self.grid.points_to_grid(torch.tensor(xy, dtype=torch.float32, device=self.device))
             labels = torch.tensor([[int(c.positive) for c in row.clicks] for row in rows], device=self.device)
         if rows[0].box is not None:
             corners = [(row.box.x0, row.box.y0, row.box.x1, row.box.y1) for row in rows]
-            boxes = self._grid.boxes_to_grid(torch.tensor(corners, dtype=torch.float32, device=self.device))
+            boxes = self.grid.boxes_to_grid(torch.tensor(corners, dtype=torch.float32, device=self.device))
         prompts = Prompts(
             image_index=torch.tensor([place[row.z] for row in rows], device=self.device),
             class_id=torch.tensor([row.class_id for row in rows], device=self.device),

@@ -25,6 +25,7 @@ class Row:
         oracle_classes, oracle_slices: what the regime was told that nobody would know; see `evaluation.records.Record`.
         ms_per_encode, ms_per_prompt: milliseconds for an image and for a prompt, mean over the whole test.
         base: pretrained weights that the method started from.
+        dice_published: Dice as the method's own paper or code takes it; it ranks nothing.
     """
 
     entry: str
@@ -50,6 +51,7 @@ class Row:
     architecture: str
     base: str
     device: str
+    dice_published: float | None = None
 
 
 def entry_rows(name: str, folder: Path) -> list[Row]:
@@ -87,6 +89,7 @@ def entry_rows(name: str, folder: Path) -> list[Row]:
                 architecture=str(model.get("architecture") or ""),
                 base=str(model.get("weights") or ("random" if run.get("parameters_total") else "")),
                 device=str((run.get("device") or {}).get("type") or ""),
+                dice_published=(run.get("published") or {}).get(regime, {}).get(str(step), {}).get("dice"),
             )
         )
     return rows
@@ -117,7 +120,7 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], missing: Sequence[str] 
 def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [f.name for f in fields(Row)]
+    names = [f.name for f in fields(Row) if f.name != "dice_published" or _any_published(rows)]
     writer.writerow(names)
     for row in sorted(rows, key=lambda r: (r.dataset, r.regime, r.step, r.entry)):
         values = (getattr(row, name) for name in names)
@@ -127,6 +130,10 @@ def _csv(rows: Sequence[Row]) -> str:
 
 def _exact(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _any_published(rows: Sequence[Row]) -> bool:
+    return any(r.dice_published is not None for r in rows)
 
 
 SCORES = "regime|step|entry|method|effort/case|Dice|IoU|NSD@1mm|NSD@2mm|HD95 mm|false pos.|cases|oracle"
@@ -144,17 +151,19 @@ def _markdown(rows: Sequence[Row], missing: Sequence[str]) -> str:
         "- *false pos.*: pairs of case and class where something was found of a class that is not there (Dice 0).",
         "- *oracle*: what the regime was told that nobody would know: `classes` are those present in the case, `range`",
         "  the first and last slice of each, `each` every slice of each.",
-        "- A dash is undefined or not measured.",
     ]
+    if published := _any_published(rows):
+        lines.append("- *Dice as published*: as the method's own paper or code takes it; it ranks nothing.")
+    lines.append("- A dash is undefined or not measured.")
     for dataset in sorted({r.dataset for r in rows}):
         own = [r for r in rows if r.dataset == dataset]
-        lines += ["", f"## {dataset}", "", *_table(SCORES)]
+        lines += ["", f"## {dataset}", "", *_table(SCORES + "|Dice as published" * published)]
         for row in sorted(own, key=lambda r: (r.regime, r.step, -(r.dice if r.dice is not None else -1), r.entry)):
             oracle = [*["classes"] * row.oracle_classes, *[row.oracle_slices] * (row.oracle_slices != "none")]
             cells = [row.regime, row.step, row.entry, row.method, _number(row.effort_per_case, 1), _number(row.dice, 3)]
             cells += [_number(v, 3) for v in (row.iou, row.nsd_1mm, row.nsd_2mm)]
             cells += [_number(row.hd95_mm, 2), row.false_positives, row.cases, ", ".join(oracle) or "none"]
-            lines.append(_line(cells))
+            lines.append(_line(cells + [_number(row.dice_published, 3)] * published))
         lines += ["", "What it costs:", "", *_table(COSTS)]
         for row in {r.entry: r for r in own}.values():
             cells = [row.entry, row.method, row.architecture or "-", row.base or "-", _number(row.parameters_total, 0)]
