@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from samzoo.data.files import Array, read_array
-from samzoo.data.index import CaseEntry, ClassTable, DatasetIndex
+from samzoo.data.index import PICTURE_ENDINGS, CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import ConfigError, DataError
 
 AFFINE_TOLERANCE = 1e-3
@@ -175,9 +175,14 @@ def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.nd
     objects: list[tuple[np.ndarray, int]] = []
     for file in entry.labels:
         array = read_array(file.path, "mask")
-        if len(array.data) > 1 and (not array.flat or (array.data != array.data[:1]).any()):
-            raise DataError(f"{file.path}: a label must have one channel, this has {len(array.data)} that differ")
         check_same_grid(file.path, array, entry.images[0], image)
+        if file.class_id is None and table.threshold is not None:
+            return above_threshold(array.data, table.threshold, file.path), 0
+        if len(array.data) > 1 and (not array.flat or (array.data != array.data[:1]).any()):
+            raise DataError(
+                f"{file.path}: a label must have one channel, this has {len(array.data)} that differ"
+                f"{_noise_hint(table, file.path)}"
+            )
         values = as_integers(array.data[0], file.path)
         if file.class_id is None:
             return map_values(values, table, file.path), 0
@@ -191,6 +196,30 @@ def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.nd
         claimed |= mask & (label != 0) & (label != class_id)
         label[mask] = class_id
     return label, int(claimed.sum())
+
+
+def above_threshold(data: np.ndarray, threshold: int, path: Path) -> np.ndarray:
+    """A mask with noise (C, i, j, k) -> uint8 (i, j, k), 1 where its grey exceeds the threshold.
+
+    A mask of nothing but 0 and 1 is taken as it is.
+
+    Raises:
+        DataError: NaN or infinite, or a mask in colours, whose grey says little about what is meant.
+    """
+    if not np.isfinite(data).all():
+        raise DataError(f"{path}: label holds NaN or infinite values")
+    if len(data) > 1 and float(np.ptp(data.astype(np.float32), axis=0).max()) > threshold:
+        raise DataError(f"{path}: a mask in colours; data.mask_threshold is for grey masks of one class")
+    if data.dtype.kind in "ui" and data.max() <= 1:
+        return data[0].astype(np.uint8)
+    return ((data[0] if len(data) == 1 else data.mean(0)) > threshold).astype(np.uint8)
+
+
+def _noise_hint(table: ClassTable, path: Path) -> str:
+    """What else to do about a picture's odd mask values, where there is one class."""
+    if len(table.names) > 1 or not path.name.lower().endswith(PICTURE_ENDINGS):
+        return ""
+    return "; if this is noise, as JPEG and interpolation make it, set data.mask_threshold: 127"
 
 
 def as_integers(values: np.ndarray, path: Path) -> np.ndarray:
@@ -216,7 +245,7 @@ def map_values(values: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
         voxels = int(np.isin(values, unknown).sum())
         raise DataError(
             f"{path}: label values {unknown[:8]} ({voxels} voxels) are not in the data set's table {sorted(ids)}; "
-            "correct the label, or name the classes with data.classes"
+            f"correct the label, or name the classes with data.classes{_noise_hint(table, path)}"
         )
     if set(ids) == {0, 1, 255} and {1, 255} <= set(present) and ids[1] == ids[255]:
         raise DataError(

@@ -21,6 +21,9 @@ READ_ERRORS = (OSError, EOFError, zlib.error, struct.error, ValueError, MemoryEr
 
 RGB = ("red", "green", "blue")
 
+PILLOW_COMPRESSIONS = (2, 3, 4, 5, 6, 7)
+"""TIFF's numbers of what Pillow reads by itself, but tifffile only with a further package: CCITT, LZW and JPEG."""
+
 
 @dataclass(frozen=True)
 class Array:
@@ -128,9 +131,8 @@ def _check_orientation(path: Path, header: nib.Nifti1Header) -> None:
 
 def _read_picture(path: Path, pictures: str) -> Array:
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            data = _read_tiff(path)
-        else:
+        data = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
+        if data is None:
             with Image.open(path) as image:
                 if getattr(image, "n_frames", 1) > 1:
                     raise DataError(
@@ -159,11 +161,14 @@ def _from_palette(path: Path, indices: np.ndarray, colours: np.ndarray, pictures
     return _picture(path, indices if pictures == "mask" else colours, pictures)
 
 
-def _read_tiff(path: Path) -> np.ndarray:
+def _read_tiff(path: Path) -> np.ndarray | None:
+    """None: better left to Pillow."""
     with tifffile.TiffFile(path) as file:
         if len(file.pages) > 1:
             raise DataError(f"{path}: holds {len(file.pages)} pages; a case is one picture, or a NIfTI volume")
         page = file.pages[0]
+        if page.compression in PILLOW_COMPRESSIONS:
+            return None
         data = page.asarray()
         if data.ndim == 3 and page.axes.startswith("S"):
             data = np.moveaxis(data, 0, -1)

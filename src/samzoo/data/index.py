@@ -70,11 +70,13 @@ class ClassTable:
         values: class name -> the source values that belong to it; the first is the one written in predictions.
         background: source values that mean background.
         ignore: source values that are left out of training and scores (stored as 255).
+        threshold: for masks with noise, of one class: source values above it are the class, all others background.
     """
 
     values: Mapping[str, tuple[int, ...]]
     background: tuple[int, ...] = (0,)
     ignore: tuple[int, ...] = ()
+    threshold: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ class ReadSettings:
     validation_as: Literal["val", "test"] = "val"
     pictures: Literal["auto", "grey", "rgb"] = "auto"
     mask_suffix: str = ""
+    mask_threshold: int | None = None
     class_pattern: str | None = None
 
     @classmethod
@@ -175,12 +178,23 @@ class Collector:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, case_id: str, images: Iterable[Path], labels: Iterable[LabelFile] = (), split: Split | None = None
+        self,
+        case_id: str,
+        images: Iterable[Path],
+        labels: Iterable[LabelFile] = (),
+        split: Split | None = None,
+        patient: str | None = None,
     ) -> None:
-        """Raises DataError: the id is there already."""
+        """Keep a case that data.include lets through; a patient_pattern of the user's goes before `patient`.
+
+        Raises:
+            DataError: the id is there already.
+        """
         if self.settings.include is not None and not re.fullmatch(self.settings.include, case_id):
             return
-        entry = CaseEntry(case_id, self.patient(case_id), tuple(images), tuple(labels), split)
+        if patient is None or self.settings.patient_pattern is not None:
+            patient = self.patient(case_id)
+        entry = CaseEntry(case_id, patient, tuple(images), tuple(labels), split)
         if case_id in self.entries:
             other = self.entries[case_id]
             raise DataError(

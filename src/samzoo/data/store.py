@@ -7,14 +7,13 @@ ended, and a changed source file costs one case.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,8 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Decoded, DecodeSettings, decode
-from samzoo.data.disk import disk_errors
-from samzoo.data.index import CaseEntry, DatasetIndex
+from samzoo.data.disk import disk_errors, locked
+from samzoo.data.index import CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import DataError
 from samzoo.paths import samzoo_home
 
@@ -82,7 +81,7 @@ class Store:
         content = {
             "format": FORMAT,
             "root": str(index.root.resolve()),
-            "table": [list(index.table.values.items()), index.table.background, index.table.ignore],
+            "table": _meaning(index.table),
             "channels": index.channels,
             "settings": asdict(settings),
             "dtype": dtype,
@@ -106,7 +105,7 @@ class Store:
             return
         with disk_errors(self.folder, REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / "lock"):
+        with locked(self.folder / "lock", REMEDY):
             for leftover in self.folder.glob(".building-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             missing = [i for i, f in folders.items() if not f.is_dir()]
@@ -182,6 +181,12 @@ def source_signature(entry: CaseEntry) -> str:
     return digest(content)
 
 
+def _meaning(table: ClassTable) -> list[object]:
+    """What of a class table changes stored labels; without a threshold as it was before there was one."""
+    threshold = [] if table.threshold is None else [table.threshold]
+    return [list(table.values.items()), table.background, table.ignore, *threshold]
+
+
 def digest(content: object) -> str:
     """First 12 hex digits of the sha256 of something that json can write."""
     return hashlib.sha256(json.dumps(content, sort_keys=False, default=str).encode()).hexdigest()[:12]
@@ -207,17 +212,3 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def voxels_per_class(cases: Sequence[StoredCase]) -> np.ndarray:
     """(cases, K) int64"""
     return np.stack([c.counts().sum(0, dtype=np.int64) for c in cases])
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One builder at a time. The kernel drops the lock of a process that dies, so it can't go stale."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks here: renames keep the store whole, work may be done twice
-        yield
-        return
-    with disk_errors(path.parent, REMEDY), open(path, "w") as file:
-        with contextlib.suppress(OSError):  # file systems without locks, as above
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from samzoo.data.index import DatasetIndex, ReadSettings
-from samzoo.data.readers import folder, msd, nnunet, sam_med2d
+from samzoo.data.readers import acdc, folder, isic, msd, nnunet, polyps, sam_med2d
 from samzoo.errors import ConfigError, DataError
 
-READERS = {"nnunet": nnunet, "msd": msd, "sam_med2d": sam_med2d, "folder": folder}
+READERS = {
+    "nnunet": nnunet,
+    "msd": msd,
+    "sam_med2d": sam_med2d,
+    "polyps": polyps,
+    "isic": isic,
+    "acdc": acdc,
+    "folder": folder,
+}
 """Asked in this order; the first that recognises a folder reads it."""
 
 
@@ -24,15 +32,23 @@ def recognise(root: Path) -> str:
     hint = ""
     if (root / "imagesTr").is_dir():
         hint = " There is an imagesTr, but no dataset.json beside it."
-    inner = [p.parent.name for p in sorted(root.glob("*/dataset.json"))]
+    inner = [p for p in sorted(root.iterdir()) if _looks_like_one(p)]
     if inner:
-        hint = f" Its sub-folder {inner[0]!r} looks like one: did you mean {root / inner[0]}?"
+        hint = f" Its sub-folder {inner[0].name!r} looks like one: did you mean {inner[0]}?"
     raise DataError(
         f"{root} is in no layout that samzoo knows.{hint} Known: nnU-Net (dataset.json with channel_names and "
         "file_ending, imagesTr, labelsTr); MSD or AMOS22 (dataset.json with a training list); SAM-Med2D "
-        "(image2label_train.json, label2image_test.json); image/mask folders (images and masks, or train, val, test "
-        "holding them)"
+        "(image2label_train.json, label2image_test.json); the polyp benchmark (TrainDataset, TestDataset); ISIC 2018 "
+        "(ISIC2018_Task1-2_Training_Input and its kind); ACDC (training and testing, holding patient001 ...); "
+        "image/mask folders (images and masks, or train, val, test holding them)"
     )
+
+
+def _looks_like_one(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and any(reader.recognise(folder) for reader in READERS.values())
+    except (OSError, DataError):  # a folder that may not be read, or is broken, is no hint
+        return False
 
 
 def read_index(root: Path, settings: ReadSettings | None = None) -> DatasetIndex:
@@ -47,4 +63,7 @@ def read_index(root: Path, settings: ReadSettings | None = None) -> DatasetIndex
     layout = recognise(root) if settings.layout == "auto" else settings.layout
     if layout not in READERS:
         raise ConfigError(f"data.layout {layout!r} is unknown; known are auto, phantom, {', '.join(READERS)}")
-    return READERS[layout].read(root, settings)
+    index = READERS[layout].read(root, settings)
+    if settings.mask_threshold is not None and index.table.threshold is None:
+        raise ConfigError(f"data.mask_threshold is set, but masks of layout {layout} are never thresholded; remove it")
+    return index

@@ -1,31 +1,34 @@
 """Image and mask folders: images/ beside masks/, or train/, val/, test/ each holding the two.
 
 A mask belongs to the picture of the same stem (plus the setting `mask_suffix`). Without `classes` masks are binary
-(0/1 or 0/255); with it they are indexed. Files are PNG, JPEG, TIFF or BMP pictures, or NIfTI volumes.
+(0/1 or 0/255, or with noise and the setting `mask_threshold`); with it they are indexed. Files are PNG, JPEG, TIFF or
+BMP pictures, or NIfTI volumes. Archives of this form name the folders in their own ways: CVC-ClinicDB has Original
+beside Ground Truth; ETIS-LaribPolypDB a folder of its own name beside Ground Truth, whose masks are called p1, p2, ...
 """
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from samzoo.data.files import picture_channels
 from samzoo.data.index import (
     PICTURE_ENDINGS,
-    ClassTable,
     Collector,
     DatasetIndex,
     LabelFile,
     ReadSettings,
     Split,
-    class_table,
     list_files,
     repeated,
     stem,
 )
+from samzoo.data.readers.masks import mask_table
 from samzoo.errors import DataError
 
-IMAGES = ("images", "imgs", "image")
-MASKS = ("masks", "labels", "mask", "label")
+IMAGES = ("images", "imgs", "image", "Original")
+MASKS = ("masks", "labels", "mask", "label", "Ground Truth", "GroundTruth")
+MASK_PREFIXES = ("", "p")
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -34,20 +37,19 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-BINARY = ClassTable({"foreground": (255, 1)})
 
 
 def recognise(root: Path) -> bool:
-    return any(_pair(folder)[0] is not None for folder, _ in _places(root))
+    return any(find_pair(folder)[0] is not None for folder, _ in _places(root))
 
 
 def read(root: Path, settings: ReadSettings) -> DatasetIndex:
     """Raises DataError: a picture without its mask, two pictures of one stem, no pictures."""
-    table = class_table(settings.classes, "data.classes") if settings.classes is not None else BINARY
+    table = mask_table(settings)
     found = Collector(settings)
     first: Path | None = None
     for place, split in _places(root):
-        images, masks = _pair(place)
+        images, masks = find_pair(place)
         if images is None:
             continue
         pictures = list_files(images)
@@ -57,12 +59,13 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
         if masks is None and split != "test":
             raise DataError(f"{place}: there is {images.name}, but none of {', '.join(MASKS)} beside it")
         by_stem = {stem(p): p for p in list_files(masks)} if masks is not None else {}
+        prefix = _mask_prefix([stem(p) for p in pictures], by_stem, settings.mask_suffix)
         for picture in pictures:
             case_id = stem(picture)
             if masks is None:
                 found.add(case_id, [picture], split="predict")
                 continue
-            wanted = case_id + settings.mask_suffix
+            wanted = prefix + case_id + settings.mask_suffix
             # A mask that is not there is reported like any other missing file, when the case is read.
             found.add(case_id, [picture], [LabelFile(by_stem.pop(wanted, masks / f"{wanted}.png"))], split)
         if by_stem and settings.include is None:
@@ -78,7 +81,16 @@ def _places(root: Path) -> list[tuple[Path, Split | None]]:
     return inner or [(root, None)]
 
 
-def _pair(folder: Path) -> tuple[Path | None, Path | None]:
+def find_pair(folder: Path) -> tuple[Path | None, Path | None]:
+    """The folder's sub-folders of images and of masks, None each if it has none."""
     images = next((folder / n for n in IMAGES if (folder / n).is_dir()), None)
     masks = next((folder / n for n in MASKS if (folder / n).is_dir()), None)
+    if images is None and masks is not None:
+        others = [p for p in folder.iterdir() if p.is_dir() and p != masks and list_files(p, PICTURE_ENDINGS)]
+        images = others[0] if len(others) == 1 else None
     return images, masks
+
+
+def _mask_prefix(stems: Sequence[str], masks: Container[str], suffix: str) -> str:
+    """What all mask names of a folder have before their picture's stem."""
+    return next((p for p in MASK_PREFIXES if any(f"{p}{s}{suffix}" in masks for s in stems)), "")
