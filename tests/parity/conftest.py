@@ -47,21 +47,54 @@ class GoldenSet:
 
     def sam_config(self, **changes) -> SamConfig:
         known = {f.name for f in fields(SamConfig)}
-        return SamConfig(**{k: v for k, v in self.config["hyper_parameters"].items() if k in known} | changes)
+        return SamConfig(**{k: v for k, v in _flat(self.config["hyper_parameters"]).items() if k in known} | changes)
 
     @property
     def tolerance(self) -> float:
         """atol = rtol, as the set's own text states it."""
         return float(re.search(r"atol\s+([0-9.e-]+)", self.config["tolerance"])[1])
 
-    def assert_close(self, name: str, actual: Tensor, expected: Tensor | None = None, tolerance: float | None = None):
-        """`actual` against the set's tensor `name` (or `expected`), shapes included."""
+    def assert_close(
+        self,
+        name: str,
+        actual: Tensor,
+        expected: Tensor | None = None,
+        tolerance: float | None = None,
+        rtol: float | None = None,
+    ):
+        """`actual` against the set's tensor `name` (or `expected`), shapes included; `tolerance` is atol and rtol."""
         expected = self.io[name] if expected is None else expected
         assert actual.shape == expected.shape, f"{name}: {tuple(actual.shape)} instead of {tuple(expected.shape)}"
         tolerance = self.tolerance if tolerance is None else tolerance
         torch.testing.assert_close(
-            actual.detach().to(expected.dtype), expected, atol=tolerance, rtol=tolerance, msg=lambda m: f"{name}: {m}"
+            actual.detach().to(expected.dtype),
+            expected,
+            atol=tolerance,
+            rtol=tolerance if rtol is None else rtol,
+            equal_nan=True,
+            msg=lambda m: f"{name}: {m}",
         )
+
+
+def _flat(hyper_parameters: dict) -> dict:
+    """Sizes under the names of `SamConfig`, where a set holds those of each part by themselves."""
+    if "encoder" not in hyper_parameters:
+        return hyper_parameters
+    encoder, prompts, decoder = (hyper_parameters[k] for k in ("encoder", "prompt_encoder", "mask_decoder"))
+    assert decoder.get("attention_downsample_rate", 2) == 2 and encoder.get("layer_norm_eps", 1e-6) == 1e-6
+    return {
+        **hyper_parameters,
+        **{k: v for k, v in encoder.items() if k in ("embed_dim", "depth", "num_heads", "mlp_ratio", "window_size")},
+        "global_attn_indexes": encoder["global_attn_indexes_0_based"],
+        "prompt_embed_dim": prompts["prompt_dim"],
+        "mask_in_chans": prompts["mask_in_chans"],
+        "num_multimask_outputs": decoder["num_multimask_outputs"],
+        "decoder_depth": decoder["depth"],
+        "decoder_num_heads": decoder["num_heads"],
+        "decoder_mlp_dim": decoder["mlp_dim"],
+        "iou_head_depth": decoder["iou_head_depth"],
+        "iou_head_hidden_dim": decoder["iou_head_hidden_dim"],
+    }
 
 
 def golden_sets(root: Path, method: str) -> list[GoldenSet]:

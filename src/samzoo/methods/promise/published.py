@@ -31,12 +31,13 @@ def scores(probability: Tensor, truth: Tensor, opening: int = 5) -> dict[str, Te
 
     Args:
         probability: (P, l, l); foreground from 0.5 on.
-        truth: (P, l, l) in [0, 1] or bool, every value above 0 is foreground; of another size: resized bilinearly first.
+        truth: (P, l, l) in [0, 1] or bool, every value above 0 is foreground; of another size, it is resized bilinearly
+            first.
         opening: side of the square that the prediction is opened with; 0: no opening.
 
     Returns:
-        mae, dice, iou, precision, recall, f_beta, s_measure, e_measure: float64 (P,), NaN where the reference's are: Dice
-        of two empty masks, the S-measure where a quadrant is empty.
+        mae, dice, iou, precision, recall, f_beta, s_measure, e_measure: float64 (P,), NaN where the reference's are:
+        Dice of two empty masks, the S-measure where a quadrant is empty.
     """
     truth = truth.float()
     if truth.shape != probability.shape:
@@ -47,7 +48,7 @@ def scores(probability: Tensor, truth: Tensor, opening: int = 5) -> dict[str, Te
     if opening:
         predicted = open_masks(predicted, opening)
     p, t = predicted.double(), truth.double()
-    tp, fp, fn = ((m).sum((1, 2)) for m in (p * t, p * (1 - t), (1 - p) * t))
+    tp, fp, fn = (m.sum((1, 2)) for m in (p * t, p * (1 - t), (1 - p) * t))
     pixels = p[0].numel()
 
     precision, recall = _or_zero(tp, tp + fp), _or_zero(tp, tp + fn)
@@ -153,7 +154,7 @@ def pad_to_square(array: np.ndarray) -> np.ndarray:
 
 
 def resize_by_area(array: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (s, s, ...) -> (side, side, ...): each pixel the mean of the area that it covers, parts of pixels included."""
+    """uint8 (s, s, ...) -> (side, side, ...): each pixel the mean of what it covers, parts of pixels included."""
     edges = np.arange(side + 1) * (len(array) / side)
     pixels = np.arange(len(array))
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
