@@ -64,14 +64,16 @@ def _named(class_name: str) -> list[str]:
     return [f"methods/{p.name}" for p in files if str(read_yaml(p).get("class_path", "")).endswith(class_name)]
 
 
-def _data_set(path: Path) -> tuple[str, str]:
+def _data_set(path: Path) -> tuple[str, str, str]:
+    """Whether it is here, where it is or belongs, and where it comes from under which licence."""
     content = read_yaml(path)
     if content.get("layout") == "phantom":
-        return "here", "made on first use"
+        return "here", "-", "made on first use"
+    source = " ".join(str(content.get("source", "")).split())
     try:
-        return "here", str(find_root(content.get("root")))
+        return "here", str(find_root(content.get("root"))), source
     except SamzooError:
-        return "missing", " ".join(str(content.get("source") or content.get("root")).split())
+        return "missing", str(content.get("root")), source
 
 
 def _present(path: Path) -> str:
