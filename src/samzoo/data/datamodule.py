@@ -30,7 +30,8 @@ class SamzooDataModule(LightningDataModule):
 
     Args:
         root: Folder of the data set; relative to the working folder, or to $SAMZOO_DATA. Not needed for the phantom.
-        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, or phantom (the embedded data set).
+        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, polyps, isic, acdc, or phantom (the
+            embedded data set).
         name: Name in records and of the store; default is what the data set calls itself.
         source: Where to get the data set and under which licence; shown if the root is missing.
         channels: Names or numbers of the channels to use, in this order; default all.
@@ -43,12 +44,15 @@ class SamzooDataModule(LightningDataModule):
         pictures: Convert pictures to grey or rgb; auto takes the first picture's channels for all.
         pixel_mm: Size of a picture's pixel in mm; with the default 1, distances of pictures are in pixels.
         mask_suffix: What a mask's name has after its picture's stem (folder layout), for example _segmentation.
+        mask_threshold: Mask values above it are foreground, for masks of one class with noise, as JPEG and
+            interpolation make it (folder, polyps and isic layouts); mostly 127. Default: values must be exact.
         class_pattern: Regular expression whose group is the class in a mask's name (sam_med2d layout).
         patient_pattern: Regular expression whose group is the patient in a case id; default is one patient per case.
         include: Regular expression that whole case ids must match to be used; default all.
         fold: Which fold of a splits_final.json.
         splits_file: JSON with a split of your own: {train: [ids], val: [ids], test: [ids]} or a list of folds.
-        validation_as: What the data set's own validation list is used for (msd layout): val or test.
+        validation_as: What the data set's own validation list is used for (msd and isic layouts): val or
+            test.
         val_fraction: Share of the training patients drawn for validation, if the data set has no validation set.
         test_fraction: Share of the training patients drawn for test, if the data set has no labelled test set.
         max_cases: At most this many cases of each split.
@@ -68,7 +72,7 @@ class SamzooDataModule(LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
-        layout: Literal["auto", "nnunet", "msd", "folder", "sam_med2d", "phantom"] = "auto",
+        layout: Literal["auto", "nnunet", "msd", "folder", "sam_med2d", "polyps", "isic", "acdc", "phantom"] = "auto",
         name: str | None = None,
         source: str | None = None,
         channels: list[str | int] | None = None,
@@ -78,6 +82,7 @@ class SamzooDataModule(LightningDataModule):
         pictures: Literal["auto", "grey", "rgb"] = "auto",
         pixel_mm: float = 1.0,
         mask_suffix: str = "",
+        mask_threshold: int | None = None,
         class_pattern: str | None = None,
         patient_pattern: str | None = None,
         include: str | None = None,
@@ -123,6 +128,7 @@ class SamzooDataModule(LightningDataModule):
             validation_as=validation_as,
             pictures=pictures,
             mask_suffix=mask_suffix,
+            mask_threshold=mask_threshold,
             class_pattern=class_pattern,
         )
         index = assign_splits(read_index(folder, settings), val_fraction, test_fraction, seed)
