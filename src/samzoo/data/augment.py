@@ -36,8 +36,8 @@ class AugmentSettings:
         crop_area, crop_ratio: lowest and highest.
         flip_horizontal_p: of a flip left to right. Set it to 0 where left and right are different classes.
         flip_vertical_p: of a flip upside down.
-        affine_p: of a shift (at most this share of the extent), scaling (1 ± scale) and rotation (degrees) at once; what
-            comes in from outside is the picture reflected at its border.
+        affine_p: of a shift (share of the extent), a scaling (1 ± scale) and a rotation (degrees) at once; what comes
+            in from outside is the picture reflected at its border.
         shift, scale, rotate: at most.
         blur_p: of a Gaussian blur of `blur_sigma` pixels.
         blur_sigma: lowest and highest.
@@ -87,6 +87,16 @@ class AugmentSettings:
             raise ConfigError("data.augment: scale must be below 1, dropout_holes and dropout_pixels at least 1")
 
 
+def unit_key(epoch: int, position: int) -> tuple[int, ...]:
+    """Of a training unit, augmented anew in each epoch."""
+    return 0, epoch, position
+
+
+def view_key(case_id: str, slice_index: int, view: int) -> tuple[int, ...]:
+    """Of a fixed view of a slice, whatever other cases there are."""
+    return 1, int(digest(case_id), 16), slice_index, view
+
+
 class Augment:
     """Augments a slice with its label.
 
@@ -115,7 +125,7 @@ class Augment:
         """Args:
             image: float32 (C, H, W) in [0, 1].
             label: (H, W), of any integer type; its values are kept, 255 (ignored) among them.
-            key: whole numbers >= 0 that decide all draws.
+            key: whole numbers >= 0 that decide all draws, see `unit_key` and `view_key`.
 
         Returns:
             image and label of the same shapes and types.

@@ -12,7 +12,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from samzoo.data.augment import Augment, AugmentSettings
 from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
+from samzoo.data.features import FeatureCache, FeatureCacheSettings
 from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split, find_root
 from samzoo.data.phantom import PhantomSettings, ensure_phantom
 from samzoo.data.readers import read_index
@@ -64,6 +66,9 @@ class SamzooDataModule(LightningDataModule):
         store_dtype: Number format of images in the store.
         predict_root: Folder or file with images to predict; default the data set's own unlabelled images.
         phantom: Size and seed of the embedded data set.
+        augment: Augmentation of training slices, {} for its defaults; default none. Drawn anew for each training unit.
+        features: Train and validate from cached features of a frozen encoder, {} for its defaults; default off. The
+            cache is made before the first epoch and kept in $SAMZOO_HOME/features.
 
     Raises:
         DataError: the root is missing or can't be read as its layout. ConfigError: a setting that doesn't fit.
@@ -100,6 +105,8 @@ class SamzooDataModule(LightningDataModule):
         store_dtype: Literal["float16", "float32"] = "float16",
         predict_root: str | list[str] | None = None,
         phantom: PhantomSettings = PhantomSettings(),  # noqa: B008 frozen
+        augment: AugmentSettings | None = None,
+        features: FeatureCacheSettings | None = None,
     ) -> None:
         super().__init__()
         _check_range("batch_size", batch_size, 1)
@@ -112,6 +119,10 @@ class SamzooDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.units_per_epoch, self.foreground_fraction = units_per_epoch, foreground_fraction
         self.predict_root = predict_root
+        self.augment = None if augment is None else Augment(augment, seed)
+        self.features = features
+        if features is not None:
+            features.check(augment)
 
         if layout == "phantom":
             folder, layout = ensure_phantom(phantom), "nnunet"
@@ -209,7 +220,7 @@ class SamzooDataModule(LightningDataModule):
         self.store.build(entries, progress=self._rank_and_ranks()[0] == 0)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches (`types.Batch`) of training units.
+        """Batches (`types.Batch`) of training units. What the feature cache lacks is made first.
 
         Raises:
             DataError: no training case, or none with a label.
@@ -224,16 +235,23 @@ class SamzooDataModule(LightningDataModule):
         if unlabelled := [e.id for e, c in zip(entries, cases, strict=True) if not c.labelled]:
             raise DataError(f"training case {unlabelled[0]!r} has no label")
         rank, ranks = self._rank_and_ranks()
+        views = self.features.views if self.features is not None else None
         sampler = SliceSampler(
-            [c.counts() for c in cases], self.units_per_epoch, self.foreground_fraction, self.seed, rank, ranks
+            [c.counts() for c in cases], self.units_per_epoch, self.foreground_fraction, self.seed, rank, ranks, views
         )
         if len(sampler) == 0:
             raise ConfigError(f"data.units_per_epoch {sampler.units} is less than the number of processes ({ranks})")
-        return self._loader(SliceView(entries, cases), sampler, self.batch_size, collate, torch.cuda.is_available())
+        cached = None
+        if self.features is not None:
+            validates = self.trainer is not None and self.trainer.limit_val_batches > 0
+            cache = self._feature_cache(entries, self.entries("val") if validates else ())
+            cached = [cache.open(e) for e in entries]
+        view = SliceView(entries, cases, self.augment, cached)
+        return self._loader(view, sampler, self.batch_size, collate, torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader | list:
         """Whole cases (`types.Case`), one at a time. An empty list if the data set has no validation case."""
-        return self._cases("val") if self.entries("val") else []
+        return self._cases("val", self.features is not None) if self.entries("val") else []
 
     def test_dataloader(self) -> DataLoader:
         """Whole cases, one at a time. Raises DataError: there is no test case."""
@@ -258,13 +276,28 @@ class SamzooDataModule(LightningDataModule):
         view = CaseView(index.entries, index=index, settings=self.decoding)
         return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
 
-    def _cases(self, split: Split) -> DataLoader:
+    def _cases(self, split: Split, with_features: bool = False) -> DataLoader:
         entries = self._needed(split)
         rank, ranks = self._rank_and_ranks()
         if ranks > len(entries):
             raise ConfigError(f"{len(entries)} {split} cases can't be shared by {ranks} processes; start fewer")
-        view = CaseView(entries, cases=[self.store.open(e) for e in entries])
+        cached = None
+        if with_features:
+            cache = self._feature_cache((), entries)
+            cached = [cache.open(e) for e in entries]
+        view = CaseView(entries, cases=[self.store.open(e) for e in entries], cached=cached)
         return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
+
+    def _feature_cache(self, train: Sequence[CaseEntry], val: Sequence[CaseEntry]) -> FeatureCache:
+        """With all that these cases need; every process calls it."""
+        if self.trainer is None or self.trainer.lightning_module is None:
+            raise ConfigError("data.features are what a method makes of the data: they need a trainer and its method")
+        trainer, method = self.trainer, self.trainer.lightning_module
+        cache = FeatureCache(self.store, self.features, method, self.augment, str(trainer.precision))
+        rank, ranks = self._rank_and_ranks()
+        precision, barrier = trainer.precision_plugin.forward_context, trainer.strategy.barrier
+        cache.build(method, train, val, precision, rank, ranks, barrier, progress=rank == 0)
+        return cache
 
     def _needed(self, split: Split) -> tuple[CaseEntry, ...]:
         entries = self.entries(split)

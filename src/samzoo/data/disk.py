@@ -32,3 +32,22 @@ def disk_errors(folder: Path, remedy: str = "name another folder") -> Iterator[N
         if error.errno in NOT_ALLOWED:
             raise DataError(f"{folder} can't be written ({error.strerror}); {remedy}") from None
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, remedy: str) -> Iterator[None]:
+    """One builder at a time. The kernel drops the lock of a process that dies, so it can't go stale.
+
+    Args:
+        path: a file for the lock; it stays.
+        remedy: see `disk_errors`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks here: renames keep folders whole, work may be done twice
+        yield
+        return
+    with disk_errors(path.parent, remedy), open(path, "w") as file:
+        with contextlib.suppress(OSError):  # file systems without locks, as above
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

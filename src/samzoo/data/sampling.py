@@ -11,12 +11,17 @@ from torch.utils.data import Dataset, DistributedSampler
 
 @dataclass(frozen=True)
 class SliceKey:
-    """One training unit: what the sampler yields and the data set answers."""
+    """One training unit: what the sampler yields and the data set answers.
+
+    Args:
+        view: which cached view of the slice, 0 the plain one; None without a feature cache.
+    """
 
     epoch: int
     position: int
     case: int
     slice: int
+    view: int | None = None
 
 
 class SliceSampler(DistributedSampler):
@@ -31,6 +36,7 @@ class SliceSampler(DistributedSampler):
         foreground_fraction: in [0, 1].
         seed: of the data order.
         rank, ranks: this process among all.
+        views: augmented views in the feature cache, of which and the plain one each unit draws; None without a cache.
 
     It derives from `DistributedSampler` because Lightning leaves such samplers alone instead of wrapping them.
     """
@@ -43,6 +49,7 @@ class SliceSampler(DistributedSampler):
         seed: int,
         rank: int = 0,
         ranks: int = 1,
+        views: int | None = None,
     ) -> None:
         super().__init__(_Sized(sum(map(len, counts))), num_replicas=ranks, rank=rank, shuffle=True, seed=seed)
         self.slices = np.concatenate(
@@ -52,6 +59,7 @@ class SliceSampler(DistributedSampler):
         self.of_class = [rows for k in range(held.shape[1]) if (rows := np.flatnonzero(held[:, k])).size]
         self.units = len(self.slices) if units_per_epoch is None else units_per_epoch
         self.foreground_fraction = foreground_fraction
+        self.views = views
 
     def __len__(self) -> int:
         return self.units // self.num_replicas
@@ -69,7 +77,8 @@ class SliceSampler(DistributedSampler):
         else:
             row = rng.integers(len(self.slices))
         case, index = self.slices[row]
-        return SliceKey(epoch, position, int(case), int(index))
+        view = None if self.views is None else int(rng.integers(self.views + 1))
+        return SliceKey(epoch, position, int(case), int(index), view)
 
 
 class CaseSampler(DistributedSampler):

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from samzoo.data.augment import Augment, unit_key
 from samzoo.data.decode import DecodeSettings, decode
+from samzoo.data.features import CachedCase
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.sampling import SliceKey
 from samzoo.data.store import StoredCase
@@ -20,31 +22,57 @@ from samzoo.types import IGNORE, Batch, Case
 
 @dataclass(frozen=True)
 class SliceUnit:
-    """One training slice: image float32 (C, H, W), label int64 (H, W), spacing (H, W) mm."""
+    """One training slice: image float32 (C, H, W) or its cached features, label int64 (H, W), spacing (H, W) mm."""
 
-    image: Tensor
+    image: Tensor | None
     label: Tensor
     spacing: tuple[float, float]
     case_id: str
     patient: str
     slice_index: int
+    features: tuple[Tensor, ...] | None = None
 
 
 class SliceView(Dataset):
-    """Slices of stored cases, asked for by `SliceKey`."""
+    """Slices of stored cases, asked for by `SliceKey`.
 
-    def __init__(self, entries: Sequence[CaseEntry], cases: Sequence[StoredCase]) -> None:
-        self.entries, self.cases = entries, cases
+    Args:
+        entries, cases: of the same cases.
+        augment: applied to each unit anew; None leaves it as it is. Not used with a cache, whose views are augmented.
+        cached: features that stand for the images; one per case, or None.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[CaseEntry],
+        cases: Sequence[StoredCase],
+        augment: Augment | None = None,
+        cached: Sequence[CachedCase] | None = None,
+    ) -> None:
+        self.entries, self.cases, self.augment, self.cached = entries, cases, augment, cached
 
     def __getitem__(self, key: SliceKey) -> SliceUnit:
+        """Raises DataError: cached features were tampered with."""
         entry, case = self.entries[key.case], self.cases[key.case]
+        image = features = None
+        if self.cached is not None and key.view:
+            label = self.cached[key.case].label(key.view, key.slice)
+        else:
+            label = torch.from_numpy(np.array(case.label()[key.slice]))
+        if self.cached is not None:
+            features = self.cached[key.case].features(key.view, key.slice)
+        else:
+            image = torch.from_numpy(case.image()[:, key.slice].astype(np.float32))
+            if self.augment is not None:
+                image, label = self.augment(image, label, *unit_key(key.epoch, key.position))
         return SliceUnit(
-            image=torch.from_numpy(case.image()[:, key.slice].astype(np.float32)),
-            label=torch.from_numpy(case.label()[key.slice].astype(np.int64)),
+            image=image,
+            label=label.long(),
             spacing=case.spacing[1:],
             case_id=entry.id,
             patient=entry.patient,
             slice_index=key.slice,
+            features=features,
         )
 
     def __len__(self) -> int:
@@ -52,7 +80,7 @@ class SliceView(Dataset):
 
 
 class CaseView(Dataset):
-    """Whole cases: from the store (`cases`), or decoded from their files (`index`, `settings`)."""
+    """Whole cases: from the store (`cases`) and the feature cache (`cached`), or decoded from their files (`index`)."""
 
     def __init__(
         self,
@@ -60,14 +88,15 @@ class CaseView(Dataset):
         cases: Sequence[StoredCase] | None = None,
         index: DatasetIndex | None = None,
         settings: DecodeSettings | None = None,
+        cached: Sequence[CachedCase] | None = None,
     ) -> None:
-        self.entries, self.cases, self.index, self.settings = entries, cases, index, settings
+        self.entries, self.cases, self.index, self.settings, self.cached = entries, cases, index, settings, cached
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, position: int) -> Case:
-        """Raises DataError: a case decoded on the fly is broken."""
+        """Raises DataError: a case decoded on the fly is broken, or cached features were tampered with."""
         entry = self.entries[position]
         if self.cases is not None:
             stored = self.cases[position]
@@ -84,25 +113,28 @@ class CaseView(Dataset):
             spacing=spacing,
             affine=affine,
             source=str(entry.images[0]),
+            features=None if self.cached is None else self.cached[position].volumes(),
         )
 
 
 def collate(units: Sequence[SliceUnit]) -> Batch:
-    """Stack slices, padded at the far end to the largest: image with 0, label with 255."""
+    """Stack slices, padded at the far end to the largest: image with 0, label with 255. Features are stacked."""
     sizes = torch.tensor([u.label.shape for u in units])
     height, width = sizes.amax(0).tolist()
 
     def pad(tensor: Tensor, value: float) -> Tensor:
         return F.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
 
+    cached = units[0].features is not None
     return Batch(
-        image=torch.stack([pad(u.image, 0) for u in units]),
+        image=None if cached else torch.stack([pad(u.image, 0) for u in units]),
         label=torch.stack([pad(u.label, IGNORE) for u in units]),
         size=sizes,
         spacing=torch.tensor([u.spacing for u in units], dtype=torch.float32),
         case_id=tuple(u.case_id for u in units),
         patient=tuple(u.patient for u in units),
         slice_index=torch.tensor([u.slice_index for u in units]),
+        features=tuple(map(torch.stack, zip(*(u.features for u in units), strict=True))) if cached else None,
     )
 
 
