@@ -81,14 +81,11 @@ def test_trainer(work, name):
 
 
 def make_data(root, content):
-    """A tiny data set of the same layout and class names."""
+    """A tiny data set of the same form."""
     if content["layout"] == "nnunet":
-        channels = tuple(content.get("channels", ["CT"]))
-        data_sets.write_nnunet(root, cases=4, channels=channels)
+        data_sets.write_nnunet(root, cases=4, channels=tuple(content.get("channels", ["CT"])))
     else:
-        {"msd": data_sets.write_amos, "folder": data_sets.write_pictures, "sam_med2d": data_sets.write_sam_med2d}[
-            content["layout"]
-        ](root)
+        data_sets.ARCHIVES[content["name"]](root)
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -114,3 +114,116 @@ def write_amos(root: Path) -> Path:
     } | lists
     (root / "dataset.json").write_text(json.dumps(content))
     return root
+
+
+def lesion(seed: int, shape: tuple[int, int] = (24, 30)) -> tuple[np.ndarray, np.ndarray]:
+    """A colour picture (H, W, 3) and its mask (H, W) of 0 and 255, other ones for other seeds."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(shape, dtype=np.uint8)
+    top, left = rng.integers(2, shape[0] // 3), rng.integers(2, shape[1] // 3)
+    mask[top : top + shape[0] // 2, left : left + shape[1] // 2] = 255
+    return rng.integers(0, 256, (*shape, 3), dtype=np.uint8), mask
+
+
+def save_pairs(images: Path, masks: Path, names: dict[str, str], ending: str, seed: int, **options) -> None:
+    """Pictures and their masks under names {picture: mask}; as .jpg masks are noisy."""
+    for folder in (images, masks):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, (image_name, mask_name) in enumerate(names.items()):
+        image, mask = lesion(1000 * seed + number)
+        Image.fromarray(image).save(images / f"{image_name}{ending}", **options)
+        Image.fromarray(mask).save(masks / f"{mask_name}{ending}", **options)
+
+
+def same(names: list[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+POLYP_TRAIN = [*(f"cju{i}" for i in range(8)), "1", "2", "25", "26", "27", "300", "610", "611", "612"]
+POLYP_TEST = {"CVC-300": "149", "CVC-ClinicDB": "3", "CVC-ColonDB": "3", "ETIS-LaribPolypDB": "3", "Kvasir": "cju9"}
+
+
+def write_polyps(root: Path) -> Path:
+    """PraNet's two archives: 8 pictures of Kvasir and 9 of ClinicDB for training, two of each test set."""
+    train = root / "TrainDataset"
+    save_pairs(train / "image", train / "mask", same(POLYP_TRAIN), ".png", 1)
+    for number, (part, name) in enumerate(POLYP_TEST.items(), start=2):
+        place = root / "TestDataset" / part
+        save_pairs(place / "images", place / "masks", same([name, f"{name}0"]), ".png", number)
+    return root
+
+
+def write_kvasir_seg(root: Path) -> Path:
+    """JPEG pictures with JPEG masks in three channels."""
+    save_pairs(root / "images", root / "masks", same([f"cju{i}" for i in range(6)]), ".jpg", 10, quality=75)
+    for path in (root / "masks").iterdir():
+        Image.open(path).convert("RGB").save(path, quality=75)
+    (root / "kavsir_bboxes.json").write_text("{}")
+    return root
+
+
+def write_clinicdb(root: Path) -> Path:
+    names = same([str(i) for i in range(1, 5)])
+    save_pairs(root / "Original", root / "Ground Truth", names, ".tif", 11, compression="tiff_lzw")
+    return root
+
+
+def write_images_masks(root: Path) -> Path:
+    """The form in which CVC-ColonDB and CVC-300 are in PraNet's TestDataset.zip."""
+    save_pairs(root / "images", root / "masks", same(["1", "2", "3"]), ".png", 12)
+    return root
+
+
+def write_etis(root: Path) -> Path:
+    names = {str(i): f"p{i}" for i in (1, 2, 11, 21)}
+    save_pairs(root / "ETIS-LaribPolypDB", root / "Ground Truth", names, ".tif", 13)
+    return root
+
+
+def write_isic(root: Path) -> Path:
+    """The six archives of task 1, with what else lies in them."""
+    for number, (part, count) in enumerate((("Training", 4), ("Validation", 2), ("Test", 3))):
+        images, masks = root / f"ISIC2018_Task1-2_{part}_Input", root / f"ISIC2018_Task1_{part}_GroundTruth"
+        for folder in (images, masks):
+            folder.mkdir(parents=True)
+            (folder / "LICENSE.txt").write_text("licence")
+            (folder / "ATTRIBUTION.txt").write_text("attribution")
+        for i in range(count):
+            image, mask = lesion(20000 + 100 * number + i)
+            name = f"ISIC_{number}00000{i}"
+            Image.fromarray(image).save(images / f"{name}.jpg")
+            Image.fromarray(image).save(images / f"{name}_superpixels.png")
+            Image.fromarray(mask).save(masks / f"{name}_segmentation.png")
+    return root
+
+
+def write_acdc(root: Path) -> Path:
+    """database/training with four patients, database/testing with two; two labelled frames each, and the film."""
+    rng = np.random.default_rng(5)
+    for part, patients in (("training", (1, 2, 3, 4)), ("testing", (101, 102))):
+        for number in patients:
+            folder = root / "database" / part / f"patient{number:03d}"
+            for frame in (1, 12):
+                label = rng.integers(0, 4, (12, 10, 3)).astype(np.uint8)
+                image = (label.astype(np.int16) * 40 + rng.integers(0, 20, label.shape)).astype(np.int16)
+                save_nifti(folder / f"{folder.name}_frame{frame:02d}.nii.gz", image)
+                save_nifti(folder / f"{folder.name}_frame{frame:02d}_gt.nii.gz", label)
+            save_nifti(folder / f"{folder.name}_4d.nii.gz", np.zeros((12, 10, 3, 5), np.int16))
+            (folder / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: NOR\n")
+    return root
+
+
+ARCHIVES = {
+    "amos_ct": write_amos,
+    "sam_med2d_demo": write_sam_med2d,
+    "nuclei_2d": write_pictures,
+    "polyps": write_polyps,
+    "kvasir_seg": write_kvasir_seg,
+    "cvc_clinicdb": write_clinicdb,
+    "cvc_colondb": write_images_masks,
+    "cvc_300": write_images_masks,
+    "etis": write_etis,
+    "isic2018": write_isic,
+    "acdc": write_acdc,
+}
+"""Name of a data set's config -> writer of a tiny archive of its form; the others are nnU-Net data sets."""
