@@ -53,8 +53,7 @@ class SamzooDataModule(LightningDataModule):
         include: Regular expression that whole case ids must match to be used; default all.
         fold: Which fold of a splits_final.json.
         splits_file: JSON with a split of your own: {train: [ids], val: [ids], test: [ids]} or a list of folds.
-        validation_as: What the data set's own validation list is used for (msd and isic layouts): val or
-            test.
+        validation_as: What the data set's own validation list is used for (msd and isic layouts): val or test.
         val_fraction: Share of the training patients drawn for validation, if the data set has no validation set.
         test_fraction: Share of the training patients drawn for test, if the data set has no labelled test set.
         max_cases: At most this many cases of each split.
