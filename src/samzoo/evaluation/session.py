@@ -191,7 +191,7 @@ class SliceAdapter:
         self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
         self.device = next((p.device for p in method.parameters()), method.device)
         self._embeddings: dict[int, Embedding] = {}
-        self._features = case.features if case.features and method.features_signature() else None
+        self._features = case.features
         self.grid: Grid | None = None
 
     def rows(self, prompt: CasePrompt) -> list[Row]:
