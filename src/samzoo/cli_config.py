@@ -157,7 +157,7 @@ def explain(message: str, settings: Iterable[str], classes: Iterable[str]) -> st
         return f"nothing says which {missing} to use: give --config NAME.yaml, or --{missing} (see `samzoo zoo`)"
     if unknown := _UNKNOWN.search(message):
         name = next(g for g in unknown.groups() if g)
-        name = name if "." in name or not keys else f"{where}.{'init_args.' * inside}{name}"
+        name = name if "." in name or not keys else f"{where}.{'init_args.' * (where == 'model')}{name}"
         return f"there is no setting {name!r}{did_you_mean(name, settings, '; `--help-all` lists them all')}"
     if (wrong := _NO_FILE.search(message)) and wrong["name"].endswith(SUFFIXES):
         return f"{where}: there is no config file {wrong['name']!r}"
@@ -168,7 +168,7 @@ def explain(message: str, settings: Iterable[str], classes: Iterable[str]) -> st
             f"{where or 'model'}: there is no method {name!r}{did_you_mean(name, known)} Known are {', '.join(known)}"
         )
     if value := _VALUE.search(message):
-        kinds = dict.fromkeys(_plain(m["what"]) for m in _EXPECTED.finditer(message))
+        kinds = dict.fromkeys(_plain(m["what"]) for m in _EXPECTED.finditer(message) if "path but" not in m["what"])
         expected = " or ".join(k for k in kinds if k) or "something else"
         full = [s for s in settings if s.endswith(f".{where}")]
         name = full[0] if full and "." not in where else where

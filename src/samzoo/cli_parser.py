@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile
@@ -34,6 +34,9 @@ def all_settings() -> list[str]:
     owners = [("trainer", Trainer), ("data", SamzooDataModule), ("protocol", EvaluationProtocol)]
     owners += [("model.init_args", method) for method in concrete_methods().values()]
     names = [f"{key}.{p}" for key, owner in owners for p in inspect.signature(owner).parameters]
+    for name, hint in get_type_hints(SamzooDataModule.__init__).items():
+        groups = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+        names += [f"data.{name}.{f.name}" for group in groups for f in fields(group)]
     return sorted({"model.class_path", *SETTINGS, *names})
 
 

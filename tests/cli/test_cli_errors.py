@@ -36,6 +36,9 @@ def message(capsys, args, code=2):
         ([*FIT, "--model.init_args.lr", "fast"], ["model.init_args.lr: 'fast' does not fit", "expected float"]),
         ([*FIT, "--model", "SAMMed3D"], ["no method 'SAMMed3D'", "did you mean SAMMed2D", "BoxEllipse"]),
         ([*FIT, "--data.batch_size", "two"], ["data.batch_size: 'two' does not fit", "expected int"]),
+        ([*FIT, "--data.augment={blurp: 1}"], ["no setting 'data.augment.blurp'", "did you mean data.augment.blur_p"]),
+        ([*FIT, "--data.augment.blur_p", "x"], ["data.augment.blur_p: 'x' does not fit; expected float"]),
+        ([*FIT, "--data.features={view: 1}"], ["did you mean data.features.views"]),
         ([*FIT, "--trainer.max_epochs", "many"], ["trainer.max_epochs: 'many' does not fit", "int or null"]),
         ([*FIT, "--trainer.accelerator", "abacus"], ["trainer: ", "abacus", "cpu"]),
         (["test", "--zero-shot"], ["--zero-shot needs --config"]),
@@ -76,6 +79,8 @@ def test_config_file(work, capsys, config, parts):
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
+        ([*FIT, "--data.augment={blur_p: 3}"], ["data.augment.blur_p is a probability"]),
+        ([*FIT, "--data.features={views: 2}"], ["data.features.views needs data.augment"]),
         (["test"], ["no trained run", "samzoo fit --config", "--zero-shot"]),
         (["fit", "--resume"], ["no trained run"]),
         (["test", "--run", "runs/none"], ["is not a run folder", "config.yaml"]),

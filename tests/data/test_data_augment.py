@@ -124,7 +124,7 @@ def test_share_of_untouched_pictures_is_that_of_the_recipe():
 )
 def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(ConfigError, match=r"data\.augment.*" + next(iter(wrong))):
-        AugmentSettings(**wrong)
+        Augment(AugmentSettings(**wrong), 0)
 
 
 def test_training_batches_are_augmented_and_the_order_stays(pictures):

@@ -289,7 +289,7 @@ def test_settings_that_contradict_each_other(volumes):
     with pytest.raises(ConfigError, match=r"data\.augment to null"):
         data(volumes, augment=AUGMENT, features=FeatureCacheSettings())
     with pytest.raises(ConfigError, match="views >= 0"):
-        FeatureCacheSettings(views=-1)
+        data(volumes, features=FeatureCacheSettings(views=-1))
     with pytest.raises(ConfigError, match="need a trainer"):
         prepared(volumes, features=FeatureCacheSettings()).train_dataloader()
 

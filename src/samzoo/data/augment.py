@@ -48,9 +48,6 @@ class AugmentSettings:
         sharpen: lowest and highest weight of the details.
         dropout_p: of black squares; the label is left alone.
         dropout_holes, dropout_pixels: how many of them at most, and their side.
-
-    Raises:
-        ConfigError: a probability outside [0, 1], or a range that is empty.
     """
 
     crop_p: float = 0.25
@@ -74,7 +71,8 @@ class AugmentSettings:
     dropout_holes: int = 8
     dropout_pixels: int = 8
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ConfigError: a probability outside [0, 1], or a range that is empty."""
         for name, value in asdict(self).items():
             key = f"data.augment.{name}"
             if name.endswith("_p") and not 0 <= value <= 1:
@@ -103,9 +101,13 @@ class Augment:
     Args:
         settings: probabilities and ranges.
         seed: part of every key.
+
+    Raises:
+        ConfigError: a setting out of range.
     """
 
     def __init__(self, settings: AugmentSettings, seed: int) -> None:
+        settings.check()  # not when they are made: the parser would hide the reason
         self.settings, self.seed = settings, seed
         s = settings
         x, y = ("sigma_x", "sigma_y")

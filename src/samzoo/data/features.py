@@ -53,12 +53,10 @@ class FeatureCacheSettings:
     limit_gb: float = 50.0
     dtype: Literal["float32", "float16"] = "float32"
 
-    def __post_init__(self) -> None:
+    def check(self, augment: object | None) -> None:
+        """Raises ConfigError: out of range, views without augmentation, or augmentation that would never be used."""
         if self.views < 0 or self.limit_gb <= 0:
             raise ConfigError(f"data.features: needs views >= 0 and limit_gb > 0, got {self}")
-
-    def check(self, augment: object | None) -> None:
-        """Raises ConfigError: views without augmentation, or an augmentation that would never be used."""
         if self.views and augment is None:
             raise ConfigError("data.features.views needs data.augment, which makes the views; set it to {}")
         if augment is not None and not self.views:
