@@ -186,7 +186,7 @@ class SamzooCLI(LightningCLI):
 
     def _config_text(self) -> str:
         """The whole configuration, valid for every verb."""
-        dumped = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))[self.subcommand]
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))[self.subcommand]
         kept = {key: dumped[key] for key in SETTINGS if key in dumped}
         return yaml.safe_dump(kept, sort_keys=False)
 

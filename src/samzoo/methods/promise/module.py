@@ -139,8 +139,7 @@ class ProMISe(Sam2d):
 
     def features_signature(self) -> str:
         """Of SAM's encoder, of the blocks that are read, and of how pictures are laid before it."""
-        precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
-        settings = (self.sam.config, self.sam.taps, self.policy, self.interpolation, self.padding, precision)
+        settings = (self.sam.config, self.sam.taps, self.policy, self.interpolation, self.padding)
         signature = hashlib.sha256(repr(settings).encode())
         for name, tensor in self.sam.image_encoder.state_dict().items():
             signature.update(name.encode())
