@@ -268,6 +268,27 @@ def test_single_picture_to_predict_and_png_written(pictures, tmp_path):
     assert (np.asarray(Image.open(tmp_path / "out/mine.png")) == 255).all()
 
 
+def test_large_pictures_are_reduced_and_predictions_brought_back(pictures, tmp_path):
+    whole = {c.id: c for c in _test_cases(SamzooDataModule(root=str(pictures), test_fraction=1, val_fraction=0))}
+    small = _test_cases(SamzooDataModule(root=str(pictures), test_fraction=1, val_fraction=0, max_side=12))
+    for case in small:
+        before = whole[case.id]
+        assert max(case.shape) == 12 and set(case.label.unique().tolist()) == {0, 1}
+        assert case.spacing == pytest.approx((1, before.shape[1] / case.shape[1], before.shape[2] / 12))
+        assert float(case.label.float().mean()) == pytest.approx(float(before.label.float().mean()), abs=0.03)
+        assert float(case.image.mean()) == pytest.approx(float(before.image.mean()), abs=0.02)
+        write_label(case.label.numpy(), case.source, tmp_path / f"{case.id}.png", (0, 255), 2)
+        written = np.asarray(Image.open(tmp_path / f"{case.id}.png")) > 0
+        assert written.shape == before.shape[1:] and (written == before.label[0].numpy()).mean() > 0.9
+    with pytest.raises(DataError, match="the prediction 9 x 30"):
+        write_label(np.ones((1, 30, 9), np.uint8), case.source, tmp_path / "o.png", (0, 255), 2)
+
+
+def _test_cases(dm):
+    dm.setup("test")
+    return list(dm.test_dataloader())
+
+
 def test_predictions_of_another_shape_are_refused(nnunet, tmp_path):
     source = nnunet / "imagesTr/case_00_0000.nii.gz"
     with pytest.raises(DataError, match="has shape"):

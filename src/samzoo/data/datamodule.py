@@ -45,6 +45,8 @@ class SamzooDataModule(LightningDataModule):
         slice_axis: File axis (0, 1, 2) whose slices 2D methods see; default the last.
         pictures: Convert pictures to grey or rgb; auto takes the first picture's channels for all.
         pixel_mm: Size of a picture's pixel in mm; with the default 1, distances of pictures are in pixels.
+        max_side: Pictures with a longer side are reduced to it on decoding, which makes store and training smaller;
+            scores then refer to the reduced picture, distances still to pixels of the original. Default: as they are.
         mask_suffix: What a mask's name has after its picture's stem (folder layout), for example _segmentation.
         mask_threshold: Mask values above it are foreground, for masks of one class with noise, as JPEG and
             interpolation make it (folder, polyps and isic layouts); mostly 127. Default: values must be exact.
@@ -85,6 +87,7 @@ class SamzooDataModule(LightningDataModule):
         slice_axis: int = 2,
         pictures: Literal["auto", "grey", "rgb"] = "auto",
         pixel_mm: float = 1.0,
+        max_side: int | None = None,
         mask_suffix: str = "",
         mask_threshold: int | None = None,
         class_pattern: str | None = None,
@@ -112,7 +115,7 @@ class SamzooDataModule(LightningDataModule):
         _check_range("num_workers", num_workers, 0)
         _check_range("foreground_fraction", foreground_fraction, 0, 1)
         _check_range("pixel_mm", pixel_mm, 1e-9)
-        for key, value in (("max_cases", max_cases), ("units_per_epoch", units_per_epoch)):
+        for key, value in (("max_cases", max_cases), ("units_per_epoch", units_per_epoch), ("max_side", max_side)):
             if value is not None:
                 _check_range(key, value, 1)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -151,6 +154,7 @@ class SamzooDataModule(LightningDataModule):
             slice_axis=slice_axis,
             pictures=pictures,
             pixel_mm=pixel_mm,
+            max_side=max_side,
         )
         self.store = Store(self.index, self.decoding, store_dtype)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from samzoo.data.files import Array, read_array
 from samzoo.data.index import PICTURE_ENDINGS, CaseEntry, ClassTable, DatasetIndex
@@ -42,6 +43,7 @@ class DecodeSettings:
     slice_axis: int = 2
     pictures: str = "auto"
     pixel_mm: float = 1.0
+    max_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,24 @@ def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> D
     for position, (part, channel) in enumerate(chosen):
         scaled = _scale(channel, part, settings, position, entry)
         image[position] = to_case_axes(scaled, part, settings.slice_axis)
-    return Decoded(image, label, case_spacing(first, settings), first.affine, loaded.overlap)
+    spacing = case_spacing(first, settings)
+    if first.flat and settings.max_side is not None and max(image.shape[2:]) > settings.max_side:
+        image, label, spacing = _reduce(image, label, spacing, settings.max_side)
+    return Decoded(image, label, spacing, first.affine, loaded.overlap)
+
+
+def _reduce(
+    image: np.ndarray, label: np.ndarray | None, spacing: tuple[float, float, float], side: int
+) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float, float]]:
+    """A picture (C, 1, H, W) and its label whose longer side is `side`, with the spacing that it then has."""
+    height, width = image.shape[2:]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    planes = [Image.fromarray(channel[0]).resize(size, Image.Resampling.BILINEAR) for channel in image]
+    if label is not None:
+        label = np.asarray(Image.fromarray(label[0]).resize(size, Image.Resampling.NEAREST))[None]
+    spacing = spacing[0], spacing[1] * height / size[1], spacing[2] * width / size[0]
+    return np.stack([np.asarray(p)[None] for p in planes]), label, spacing
 
 
 def load(entry: CaseEntry, index: DatasetIndex, pictures: str = "auto") -> Loaded:

@@ -67,7 +67,18 @@ def _write(values: np.ndarray, source: str | Path, target: Path, slice_axis: int
             values = np.ascontiguousarray(values).reshape((*image.shape, 1, 1)[: max(2, min(image.ndim, 3))])
             nib.save(_like(values, image), name)
         else:
-            Image.fromarray(values[0]).save(name)
+            with Image.open(source) as picture:
+                size = picture.size
+            label = Image.fromarray(values[0])
+            if (
+                label.size != size
+            ):  # the picture was reduced on decoding (data.max_side), both sides alike but for rounding
+                if abs(size[0] * label.height - size[1] * label.width) > sum(size):
+                    raise DataError(
+                        f"{source}: is {size[0]} x {size[1]}, the prediction {label.width} x {label.height}"
+                    )
+                label = label.resize(size, Image.Resampling.NEAREST)
+            label.save(name)
         os.chmod(name, 0o644)
         os.replace(name, target)
     except BaseException:

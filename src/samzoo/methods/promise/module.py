@@ -23,6 +23,8 @@ from samzoo.sam import Padding, SamConfig
 from samzoo.sam.config import resolve_config
 from samzoo.types import Batch, MethodSpec, Prompts, State
 
+PUBLISHED_SIDE = 256
+
 
 class ProMISe(Sam2d):
     """ProMISe (arXiv 2403.04164); the method card beside this file states each deviation from the reference.
@@ -196,10 +198,13 @@ class ProMISe(Sam2d):
         return logits.float()
 
     def published_scores(self, logits: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
-        """The reference's scores at l x l: threshold 0.5, opening with a 5 x 5 square, then Dice, IoU and six more."""
-        square = to_grid(truth[:, None].float(), grid, "nearest")
-        low = F.interpolate(square, logits.shape[-2:], mode="bilinear", align_corners=False)
-        return scores(logits[:, 0].float().sigmoid(), low[:, 0])
+        """The reference's scores at 256 x 256, its mask size: threshold 0.5, opening with a 5 x 5 square, then Dice, IoU
+        and six more. Masks of another size are brought there, the truth through the method's square as in training."""
+
+        def resize(maps: Tensor) -> Tensor:
+            return F.interpolate(maps, (PUBLISHED_SIDE, PUBLISHED_SIDE), mode="bilinear", align_corners=False)[:, 0]
+
+        return scores(resize(logits.float()).sigmoid(), resize(to_grid(truth[:, None].float(), grid, "nearest")))
 
     # --- what is trained -----------------------------------------------------------------------------------------
 
