@@ -198,8 +198,9 @@ class ProMISe(Sam2d):
         return logits.float()
 
     def published_scores(self, logits: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
-        """The reference's scores at 256 x 256, its mask size: threshold 0.5, opening with a 5 x 5 square, then Dice, IoU
-        and six more. Masks of another size are brought there, the truth through the method's square as in training."""
+        """The reference's scores at its mask size of 256 x 256: threshold 0.5, opening with a 5 x 5 square, then Dice, IoU
+        and six more. Masks of another size are brought there, the truth through the method's square as in training.
+        """
 
         def resize(maps: Tensor) -> Tensor:
             return F.interpolate(maps, (PUBLISHED_SIDE, PUBLISHED_SIDE), mode="bilinear", align_corners=False)[:, 0]
