@@ -198,7 +198,7 @@ class ProMISe(Sam2d):
         return logits.float()
 
     def published_scores(self, logits: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
-        """The reference's scores at its mask size of 256 x 256: threshold 0.5, opening with a 5 x 5 square, then Dice, IoU
+        """The reference's scores at its mask size of 256 x 256: threshold 0.5, opening 5 x 5, then Dice, IoU
         and six more. Masks of another size are brought there, the truth through the method's square as in training.
         """
 
