@@ -34,13 +34,16 @@ class Adapter(nn.Linear):
         super().__init__(dim, dim)
 
 
-@pytest.mark.parametrize("form", ["flat.pth", "flat.pt", "model.pth", "tensors.safetensors", "old.pth"])
+@pytest.mark.parametrize("form", ["flat.pth", "flat.pt", "model.pth", "tensors.safetensors", "old.pth", "run.ckpt"])
 def test_files_of_every_form(small, trained, tmp_path, form, capsys):
     path = tmp_path / form
     if path.suffix == ".safetensors":
         save_file(trained, path)
     elif form == "model.pth":
         torch.save({"model": OrderedDict(trained), "epoch": 3}, path)
+    elif form == "run.ckpt":  # of a method of the zoo that was trained from random weights
+        state = {f"sam.{key}": tensor for key, tensor in trained.items()}
+        torch.save({"state_dict": state, "epoch": 3, "samzoo_base_sha256": None}, path)
     else:
         torch.save(trained, path, _use_new_zipfile_serialization=form != "old.pth")
     sam = build_sam(small)

@@ -26,7 +26,7 @@ def _empty_dict(*_: Any) -> dict:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a torch file (flat, or under "model").
+    """Tensors of a .safetensors file or of a torch file (flat, or under "model"), or of a checkpoint of samzoo's own.
 
     SAM-Med2D's training writes {"model": state dict, "optimizer": the optimiser *object*}; such a file is opened with
     inert stand-ins for the classes of torch.optim. Any other object in a file is refused.
@@ -42,8 +42,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # broken files fail in as many ways as there are bytes
         raise WeightsError(f"{path} can't be read as weights ({_first_line(error)}); is it complete?") from error
-    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
-        data = data["model"]
+    for key in ("model", "state_dict"):
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
     if not isinstance(data, Mapping) or not data:
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors, or one under 'model')")
     for key, value in data.items():
@@ -53,7 +54,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsError(f"{path}: tensor {key!r} holds NaN or infinite values")
-    return dict(data)
+    # the checkpoint of a run has the network of its method under this name
+    return {key.removeprefix("sam."): value for key, value in data.items()}
 
 
 def _read_torch(path: Path) -> Any:
