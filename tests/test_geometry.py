@@ -38,6 +38,13 @@ def test_round_trip_keeps_a_smooth_mask(policy, native):
     assert dice > 0.97
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_points_come_back_where_they_were(policy):
+    grid = plan((40, 30), 64, policy)
+    points = torch.tensor([[[0.0, 0.0], [29.0, 39.0], [12.0, 7.0]]])
+    torch.testing.assert_close(grid.points_from_grid(grid.points_to_grid(points)), points)
+
+
 def test_boxes_and_points_move_alike():
     grid = plan((30, 40), 64, "pad_or_stretch")
     box = grid.boxes_to_grid(torch.tensor([[1.0, 2.0, 11.0, 22.0]]))

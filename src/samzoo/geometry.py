@@ -50,6 +50,12 @@ class Grid:
         top, left = self.offset
         return points * points.new_tensor((sx, sy)) + points.new_tensor((left, top))
 
+    def points_from_grid(self, points: Tensor) -> Tensor:
+        """The reverse of `points_to_grid`."""
+        sy, sx = self.scale
+        top, left = self.offset
+        return (points - points.new_tensor((left, top))) / points.new_tensor((sx, sy))
+
     def boxes_to_grid(self, boxes: Tensor) -> Tensor:
         """(..., 4) x0, y0, x1, y1 in native pixels -> grid pixels."""
         return self.points_to_grid(boxes.unflatten(-1, (2, 2))).flatten(-2)

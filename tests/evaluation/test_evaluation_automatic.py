@@ -4,10 +4,12 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from evaluation_fakes import Automatic, Cases, Correctable, make_case
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from samzoo.evaluation import EvaluationProtocol
 from samzoo.evaluation.published import EMPTY_LOGIT, PublishedRow, published_means
@@ -35,6 +37,30 @@ def run_test(folder, cases, method, **settings):
 def read_published(folder):
     with open(folder / "published.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_overlays_show_the_points_that_a_method_gives_itself(tmp_path):
+    class Pointing(Correctable):
+        place = (5.0, 9.0)
+
+        def own_points(self, embedding):
+            x, y = self._grids[0].points_to_grid(torch.tensor(self.place)).tolist()
+            return torch.tensor([[x, y, 1.0], [x, y, 0.0]]).expand(len(embedding), 2, 2, 3)
+
+        def prepare(self, image, size, spacing):
+            x, self._grids = super().prepare(image, size, spacing)
+            return x, self._grids
+
+    pictures = {}
+    for method in (Correctable(), Pointing()):
+        folder = tmp_path / type(method).__name__
+        run_test(folder, [make_case()], method, regimes=["auto"], overlays=1)
+        pictures[type(method).__name__] = np.asarray(Image.open(folder / "overlays" / "a_auto.png")).astype(int)
+    changed = np.abs(pictures["Pointing"] - pictures["Correctable"]).sum(2) > 0
+    rows, columns = np.nonzero(changed)
+    factor = changed.shape[1] / make_case().shape[2]
+    assert changed.any() and np.ptp(rows) <= 14 and np.ptp(columns) <= 14, "only around the point"
+    assert abs(columns.mean() / factor - 5.5) < 1 and abs(rows.mean() / factor - 9.5) < 1
 
 
 def test_corrections_start_from_the_automatic_answer_and_cost_their_clicks(tmp_path):

@@ -122,6 +122,15 @@ def test_a_users_prompts_stand_beside_or_instead_of_the_regressed_points():
     assert torch.equal(instead.decode(embedding, Prompts(rows, classes))[0], automatic)
 
 
+@torch.no_grad()
+def test_its_own_points_can_be_looked_at():
+    method = tiny(positive_points=5).eval()
+    points = method.own_points(method.encode(prepared(method, make_batch())))
+    assert points.shape == (4, 2, 16, 3) and points[..., 2].sum() == 4 * 2 * 5
+    assert ((points[..., :2] > 0) & (points[..., :2] < 32)).all()
+    assert tiny(apm=None).own_points(None) is None
+
+
 def test_without_apm_it_answers_prompts_only():
     method = tiny(apm=None).eval()
     assert method.spec.prompts == {"click", "box"} and "auto" in ProMISe.spec.prompts

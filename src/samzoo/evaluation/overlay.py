@@ -1,12 +1,13 @@
-"""Pictures of a result: the image in grey, the prediction tinted, the ground truth outlined."""
+"""Pictures of a result: the image in grey, the prediction tinted, the truth outlined, the method's own points on it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from samzoo.types import IGNORE, Case
@@ -15,11 +16,15 @@ from samzoo.writing import write_atomically
 MIN_SIDE = 384
 
 
-def save_overlay(path: str | Path, case: Case, prediction: np.ndarray) -> None:
+def save_overlay(
+    path: str | Path, case: Case, prediction: np.ndarray, own_points: Mapping[int, np.ndarray] | None = None
+) -> None:
     """Write a PNG of the slice with most foreground (of the truth, else of the prediction).
 
     Args:
         prediction: uint8 (D, H, W) of class ids.
+        own_points: slice -> (num_classes, N, 3), see `CaseSession.own_points`: discs for foreground, crosses for
+            background, in the colour of their class.
 
     Raises:
         DataError: the file can't be written.
@@ -42,4 +47,18 @@ def save_overlay(path: str | Path, case: Case, prediction: np.ndarray) -> None:
             mask = outline == k
             picture[mask & ~ndimage.binary_erosion(mask)] = colours[k]
     pixels = Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8))
+    for k, points in enumerate((own_points or {}).get(z, ()), start=1):
+        _draw_points(ImageDraw.Draw(pixels), points, factor, tuple((colours[k] * 255).astype(int).tolist()))
     write_atomically(path, lambda file: pixels.save(file, format="PNG"), "wb")
+
+
+def _draw_points(draw: ImageDraw.ImageDraw, points: np.ndarray, factor: int, colour: tuple[int, int, int]) -> None:
+    """(N, 3) x, y, label in pixels of the case."""
+    for x, y, label in points:
+        x, y, r = (x + 0.5) * factor, (y + 0.5) * factor, 5
+        if label:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=colour, outline="white")
+        else:
+            for shape in ((x - r, y - r, x + r, y + r), (x - r, y + r, x + r, y - r)):
+                draw.line(shape, fill="white", width=4)
+                draw.line(shape, fill=colour, width=2)

@@ -79,7 +79,8 @@ def predict_cases(
             write(labels, case.source, target)
             written.append(target)
             if overlays:
-                save_overlay(out_dir / "overlays" / f"{file_name(case.id)}.png", case, labels)
+                path = out_dir / "overlays" / f"{file_name(case.id)}.png"
+                save_overlay(path, case, labels, session.own_points())
     return written
 
 

@@ -170,7 +170,7 @@ class EvaluationProtocol(Callback):
         if batch_idx * trainer.world_size + trainer.global_rank < self.overlays:
             for regime, labels in result.label_maps.items():
                 path = Path(trainer.default_root_dir) / "overlays" / f"{file_name(batch.id)}_{regime}.png"
-                save_overlay(path, batch, labels)
+                save_overlay(path, batch, labels, result.own_points)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         peak = max(gather(peak_memory_bytes(pl_module.device)))

@@ -49,12 +49,14 @@ class CaseResult:
     prompts: regime -> class id -> the prompt after each step.
     label_maps: regime -> uint8 (D, H, W) after the last step, a later class over an earlier one; only to be looked at.
     cost: what the session spent.
+    own_points: what the method prompted itself with, see `CaseSession.own_points`; only to be looked at.
     """
 
     case_id: str
     cost: Cost
     records: list[Record] = field(default_factory=list)
     published: list[PublishedRow] = field(default_factory=list)
+    own_points: dict[int, np.ndarray] = field(default_factory=dict)
     prompts: dict[str, dict[int, list[CasePrompt]]] = field(default_factory=dict)
     label_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -115,6 +117,7 @@ class _Walk:
                 self._automatic(regime)
             else:
                 self._prompted(regime)
+        self.result.own_points = self.session.own_points()
         return self.result
 
     def _automatic(self, regime: Regime) -> None:

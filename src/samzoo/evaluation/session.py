@@ -154,6 +154,11 @@ class CaseSession:
         return self._adapter.grid
 
     @torch.no_grad()
+    def own_points(self) -> dict[int, np.ndarray]:
+        """Points that the method prompted itself with: slice -> (num_classes, N, 3) x, y in pixels and 1 or 0."""
+        return self._adapter.own_points()
+
+    @torch.no_grad()
     def label_map(
         self, answers: Sequence[Answer] | None, look: Callable[[int, Tensor], None] | None = None
     ) -> np.ndarray:
@@ -254,6 +259,15 @@ class SliceAdapter:
                 if look is not None:
                     look(z, of_slice)
         return label
+
+    def own_points(self) -> dict[int, np.ndarray]:
+        """On the slices that were encoded; see `CaseSession.own_points`."""
+        found = {z: self.method.own_points(embedding) for z, embedding in self._embeddings.items()}
+        return {
+            z: torch.cat([self.grid.points_from_grid(p[0, ..., :2]), p[0, ..., 2:]], dim=-1).float().cpu().numpy()
+            for z, p in found.items()
+            if p is not None
+        }
 
     def decode_without_prompts(self, slices: Sequence[int]) -> Tensor:
         """Class logits (B, num_classes, l, l) of some slices, on the method's grid."""

@@ -77,6 +77,14 @@ class Method(LightningModule):
             tensors have P rows. Without prompts: (B, num_classes, ...) class logits.
         """
 
+    def own_points(self, embedding: Embedding) -> Tensor | None:
+        """Points that the method prompts itself with, to be looked at.
+
+        Returns:
+            (B, num_classes, N, 3): x, y on the method's grid, and 1 for foreground or 0; None: it has none.
+        """
+        return None
+
     # --- what a cache may keep: the part of `encode` that training leaves as it is ---------------------------------
 
     def features_signature(self) -> str | None:

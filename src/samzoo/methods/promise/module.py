@@ -197,6 +197,13 @@ class ProMISe(Sam2d):
         )
         return logits.float()
 
+    def own_points(self, embedding: Embedded) -> Tensor | None:
+        """The regressed points (B, K, N, 3) with their labels; None without APM."""
+        if self.apm is None:
+            return None
+        points = embedding[1]
+        return torch.cat([points, self.sam.point_labels.to(points)[:, None].expand(*points.shape[:3], 1)], dim=3)
+
     def published_scores(self, logits: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
         """The reference's scores at its mask size of 256 x 256: threshold 0.5, opening 5 x 5, then Dice, IoU
         and six more. Masks of another size are brought there, the truth through the method's square as in training.
