@@ -125,10 +125,6 @@ def test_features_of_the_case_stand_for_its_image(dtype):
     assert [float(session._adapter._embeddings[z].mean()) for z in (0, 6)] == [2.0, 3.0]
     assert np.array_equal(labels, CaseSession(Correctable(), image).label_map(None)) and labels.any()
 
-    trained = BoxDrawer()  # nothing of it can be cached
-    CaseSession(trained, case).segment([CasePrompt(1, (Box(0, 4, 4, 7, 20, 20),))])
-    assert sum(trained.seen.values()) == 7
-
 
 def test_several_boxes_on_a_slice_are_united_and_clicks_go_to_their_own():
     method, case = BoxDrawer(), make_case(shape=(1, 64, 64))
