@@ -24,19 +24,22 @@ def masks():
 
 
 def test_each_mask_counts_alike(masks):
-    """The mean over masks, each by its own; the formula against one written out with numpy."""
+    """The mean over masks, each by its own, Dice over those that hold anything; against a formula in numpy."""
     logits, target = masks
     terms = bce_dice(logits, target)
     bce, dice = [], []
     for x, t in zip(logits.double().numpy(), target.double().numpy(), strict=True):
         p = 1 / (1 + np.exp(-x))
         bce.append(-(t * np.log(p) + (1 - t) * np.log(1 - p)).mean())
-        dice.append(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+        if t.any():
+            dice.append(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
     assert terms.bce.item() == pytest.approx(np.mean(bce), abs=1e-6)
     assert terms.dice.item() == pytest.approx(np.mean(dice), abs=1e-6)
     assert terms.total.item() == pytest.approx(np.mean(bce) + np.mean(dice), abs=1e-6)
-    alone = [bce_dice(logits[i : i + 1], target[i : i + 1]).total for i in range(len(logits))]
-    torch.testing.assert_close(torch.stack(alone).mean(), terms.total)
+    alone = [bce_dice(logits[i : i + 1], target[i : i + 1]) for i in range(len(logits))]
+    torch.testing.assert_close(torch.stack([t.bce for t in alone]).mean(), terms.bce)
+    torch.testing.assert_close(torch.stack([t.dice for t in alone]).sum() / len(dice), terms.dice)
+    assert 0 < len(dice) < len(logits), "the masks show nothing"
 
 
 @pytest.mark.parametrize("double_sigmoid", [False, True])
@@ -74,7 +77,7 @@ def test_empty_masks_still_pull_ours_but_not_the_reference(masks):
     (silent,) = torch.autograd.grad(reference_criterion(values, empty).dice, values)
     assert (silent == 0).all()
     values = torch.zeros(2, 1, 12, 12, requires_grad=True)
-    (pull,) = torch.autograd.grad(bce_dice(values, empty).dice, values)
+    (pull,) = torch.autograd.grad(bce_dice(values, empty).total, values)
     assert (pull > 0).all()
 
 

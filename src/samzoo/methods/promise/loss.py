@@ -42,6 +42,9 @@ class Objective:
 def bce_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> LossTerms:
     """Cross-entropy on logits + 1 - (2 sum(pt) + 1) / (sum(p) + sum(t) + 1), each by mask, then the mean over masks.
 
+    Dice is taken of masks that hold the class: with several classes most masks of a slice are empty, and Dice, which
+    asks an empty one for nothing at all as loudly as a full one for its shape, would drown small structures.
+
     Args:
         logits: (P, 1, l, l).
         target: (P, 1, l, l) in [0, 1].
@@ -51,7 +54,8 @@ def bce_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Los
         bce, probability, target, weight = _by_pixel(logits, target, valid)
         bce = (bce.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)).mean()
         both, either = _overlap(probability, target)
-        dice = (1 - (2 * both + SMOOTH) / (either + SMOOTH)).mean()
+        held = (target > 0).flatten(1).any(1)
+        dice = ((1 - (2 * both + SMOOTH) / (either + SMOOTH)) * held).sum() / held.sum().clamp(min=1)
         return LossTerms(bce, dice, bce + dice)
 
 
