@@ -13,7 +13,8 @@ from cli_helpers import QUICK
 from samzoo import run_folder
 from samzoo.cli import main
 
-FIT = ["fit", "--config", "promise_phantom", *QUICK, "--model.init_args.image_size=64"]
+SMALL = ["--model.init_args.image_size=64", "--model.init_args.stage_widths=[8,8,8,8]"]
+FIT = ["fit", "--config", "promise_phantom", *QUICK, *SMALL]
 
 
 def losses(run):

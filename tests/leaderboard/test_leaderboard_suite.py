@@ -22,7 +22,12 @@ def work(tmp_path, monkeypatch):
 
 def test_the_suite_of_the_repository():
     suite = read_suite(Path(__file__).parents[2] / "leaderboard/suite.yaml")
-    assert {c.name: c.fit for c in suite.cells} == {"box_ellipse": False, "sam": False, "sam_med2d": True}
+    assert {c.name: c.fit for c in suite.cells} == {
+        "box_ellipse": False,
+        "sam": False,
+        "sam_med2d": True,
+        "promise": True,
+    }
     assert len({cell_folder(suite, c) for c in suite.cells}) == 3
 
 
