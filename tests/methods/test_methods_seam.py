@@ -7,7 +7,7 @@ import torch
 
 from samzoo.errors import ConfigError
 from samzoo.geometry import from_grid
-from samzoo.methods import METHODS, SAM, BoxEllipse, SAMMed2D
+from samzoo.methods import METHODS, SAM, BoxEllipse, ProMISe, SAMMed2D
 from samzoo.methods.base import concatenate, select_rows
 from samzoo.types import Prompts
 
@@ -47,15 +47,18 @@ def test_many_prompts_at_once_are_answered_as_one_by_one(method, tiny, batch):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
-def test_answers_without_prompts_are_refused(method, tiny, batch):
-    method = make(method, tiny)
-    assert method.spec.needs_prompts
+def test_without_prompts_a_method_answers_for_all_classes_or_refuses(method, tiny, batch):
+    method = make(method, tiny).eval()
     embedding = method.encode(method.prepare(batch.image, batch.size, batch.spacing)[0])
-    with pytest.raises(ConfigError, match="regime"):
-        method.decode(embedding, None)
+    if method.spec.needs_prompts:
+        with pytest.raises(ConfigError, match="regime"):
+            method.decode(embedding, None)
+    else:
+        logits, _ = method.decode(embedding, None)
+        assert logits.shape[:2] == (len(batch), method.num_classes) and logits.ndim == 4
 
 
-@pytest.mark.parametrize("method", [SAM, SAMMed2D], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", [SAM, SAMMed2D, ProMISe], ids=lambda m: m.__name__)
 def test_pictures_of_two_channels_are_refused(method, tiny, batch):
     with pytest.raises(ConfigError, match="channels"):
         make(method, tiny).prepare(batch.image.repeat(1, 2, 1, 1), batch.size, batch.spacing)
