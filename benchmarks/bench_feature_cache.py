@@ -50,8 +50,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from samzoo.data import SamzooDataModule
     from samzoo.data.decode import Intensity
     from samzoo.data.features import FeatureCacheSettings
+    from samzoo.evaluation.run_info import peak_memory_bytes
     from samzoo.methods import ProMISe
-    from samzoo.training import _peak_resident_bytes
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
@@ -103,7 +103,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     )
     clock.begin = time.perf_counter()
     trainer.fit(model, datamodule=data)
-    peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else _peak_resident_bytes()
+    peak = peak_memory_bytes(torch.device(options.device))
     return {"seconds": clock.epochs[-1], "first": clock.epochs[0], "before": clock.filling, "peak": peak}
 
 

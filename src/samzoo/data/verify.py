@@ -85,7 +85,7 @@ class Report:
 
     def text(self) -> str:
         """For the terminal."""
-        lines = [f"{self.root}: layout {self.layout or 'not recognised'}"]
+        lines = [f"{self.root}: layout {self.layout or 'not read'}"]
         if self.cases:
             splits = Counter(c.split for c in self.cases)
             lines.append(

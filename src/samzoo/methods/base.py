@@ -92,12 +92,20 @@ class Method(LightningModule):
         return None
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Network input -> tensors (B, ...) that no training step changes, so that they may be computed once."""
+        """Network input -> tensors (B, ...) that no training step changes, so that they may be computed once.
+
+        Raises:
+            ConfigError: there are none.
+        """
         raise ConfigError(f"{self.spec.name} trains its encoder, so that nothing of it can be cached")
 
     def embed(self, features: tuple[Tensor, ...]) -> Embedding:
-        """The rest of `encode`: `encode(x)` equals `embed(features(x))` for methods whose features can be cached."""
-        raise NotImplementedError
+        """The rest of `encode`: `encode(x)` equals `embed(features(x))` for methods whose features can be cached.
+
+        Raises:
+            ConfigError: as above.
+        """
+        raise ConfigError(f"{self.spec.name} can't start from cached features; set data.features to null")
 
     # --- the original's own way of scoring, beside the shared one --------------------------------------
 
