@@ -1,11 +1,12 @@
 """To the method's grid and back: the only resampling code.
 
 A `Grid` remembers how one picture was laid on the S x S square that a network sees, so that prompts can follow it there
-and logits come back on the native pixels.
+and logits come back on the native pixels. A `VolumeGrid` does the same for volumes that are resampled to a spacing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,3 +111,67 @@ def from_grid(logits: Tensor, grid: Grid) -> Tensor:
     if grid.content != grid.native:
         logits = F.interpolate(logits, grid.native, mode="bilinear", align_corners=False)
     return logits
+
+
+@dataclass(frozen=True)
+class VolumeGrid:
+    """One volume's place on the method's grid.
+
+    Args:
+        native: (d, h, w) of the volume.
+        content: (d', h', w') that the volume covers after resampling.
+        size: (D, H, W) of the grid, at least `content`.
+        offset: of the content on the grid.
+    """
+
+    native: tuple[int, int, int]
+    content: tuple[int, int, int]
+    size: tuple[int, int, int]
+    offset: tuple[int, int, int] = (0, 0, 0)
+
+
+def resampled(
+    shape: Sequence[int], spacing: Sequence[float], target: Sequence[float | None] | None
+) -> tuple[int, int, int]:
+    """Voxels along each axis after resampling from one spacing (mm) to another; None leaves an axis as it is."""
+    if target is None:
+        return tuple(shape)
+    ratios = [1.0 if to is None else of / to for of, to in zip(spacing, target, strict=True)]
+    return tuple(max(1, round(n * ratio)) for n, ratio in zip(shape, ratios, strict=True))
+
+
+def plan_volume(native: Sequence[int], content: Sequence[int], least: Sequence[int]) -> VolumeGrid:
+    """A grid that is nowhere smaller than `least` (a window), with the content in its middle."""
+    size = tuple(map(max, content, least))
+    offset = tuple((n - c) // 2 for n, c in zip(size, content, strict=True))
+    return VolumeGrid(tuple(native), tuple(content), size, offset)
+
+
+def volume_to_grid(
+    volume: Tensor, grid: VolumeGrid, interpolation: Interpolation = "bilinear", fill: float = 0.0
+) -> Tensor:
+    """(B, C, d, h, w) on native voxels -> (B, C, D, H, W); what the volume does not cover is `fill`.
+
+    "bilinear" is trilinear, antialiased in the plane where it shrinks; integer tensors (labels) must use "nearest",
+    which takes the voxel under each centre.
+    """
+    if tuple(volume.shape[-3:]) != grid.native:
+        raise ValueError(f"volume of {tuple(volume.shape[-3:])} does not belong to a grid of {grid.native}")
+    if grid.content != grid.native:
+        if interpolation == "nearest":
+            index = [
+                ((torch.arange(to, device=volume.device) + 0.5) * of / to).long()
+                for of, to in zip(grid.native, grid.content, strict=True)
+            ]
+            volume = volume[..., index[0][:, None, None], index[1][:, None], index[2]]
+        else:
+            depth, *plane = grid.content
+            if tuple(plane) != grid.native[1:]:
+                slices = volume.transpose(1, 2).flatten(0, 1)
+                slices = F.interpolate(slices, tuple(plane), mode="bilinear", align_corners=False, antialias=True)
+                volume = slices.unflatten(0, (len(volume), -1)).transpose(1, 2)
+            if depth != grid.native[0]:
+                volume = F.interpolate(volume, grid.content, mode="trilinear", align_corners=False)
+    ends = [n - o - c for n, o, c in zip(grid.size, grid.offset, grid.content, strict=True)]
+    padding = [p for o, e in zip(reversed(grid.offset), reversed(ends), strict=True) for p in (o, e)]
+    return F.pad(volume, padding, value=fill) if any(padding) else volume

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from samzoo.errors import ConfigError, WeightsError
-from samzoo.geometry import Grid
+from samzoo.geometry import Grid, VolumeGrid
 from samzoo.types import Batch, Embedding, MethodSpec, Prompts, State
 
 BASE_HASH_KEY = "samzoo_base_sha256"
@@ -47,8 +47,13 @@ class Method(LightningModule):
     # --- what evaluation calls ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def prepare(self, image: Tensor, size: Tensor, spacing: Tensor) -> tuple[Tensor, list[Grid]]:
+    def prepare(
+        self, image: Tensor, size: Tensor, spacing: Tensor
+    ) -> tuple[Tensor, list[Grid]] | tuple[Tensor, list[VolumeGrid]]:
         """Lay native units on the method's own grid: resize, channels, pixel statistics.
+
+        Methods on slabs and crops take whole volumes here; what lies on the grid may be larger than their `window`,
+        which is then moved over it.
 
         Args:
             image: (B, C, *S) in [0, 1], padded at the far end.
@@ -56,7 +61,8 @@ class Method(LightningModule):
             spacing: (B, len(S)) mm.
 
         Returns:
-            network input x, its first axis B, and one `Grid` per unit to take logits back.
+            network input x, its first axis B, and one grid per unit to take logits back: a `Grid` for slices, a
+            `VolumeGrid` for volumes.
         """
 
     @abstractmethod
@@ -74,7 +80,8 @@ class Method(LightningModule):
 
         Returns:
             logits (P, 1, l, l) on the method's (possibly coarser) grid, one row per prompt; and the new state, whose
-            tensors have P rows. Without prompts: (B, num_classes, ...) class logits.
+            tensors have P rows. Without prompts: class logits (B, num_classes, ...), the highest of which above 0 wins;
+            on slabs and crops (B, num_classes, *window).
         """
 
     def own_points(self, embedding: Embedding) -> Tensor | None:
@@ -84,6 +91,25 @@ class Method(LightningModule):
             (B, num_classes, N, 3): x, y on the method's grid, and 1 for foreground or 0; None: it has none.
         """
         return None
+
+    # --- slabs and crops ---------------------------------------------------------------------------------------
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """(D, H, W) voxels of the method's grid that `encode` takes at a time, for methods on slabs and crops.
+
+        Raises:
+            ConfigError: a method on slices.
+        """
+        raise ConfigError(f"{self.spec.name} works on slices and has no window")
+
+    def unit_shape(self, spacing: Sequence[float]) -> tuple[int, int, int]:
+        """(d, h, w) native voxels of one training unit in a case of this spacing (3,) mm: what one window covers.
+
+        Raises:
+            ConfigError: a method on slices.
+        """
+        raise ConfigError(f"{self.spec.name} is trained on slices")
 
     # --- what a cache may keep: the part of `encode` that training leaves as it is ---------------------------------
 
