@@ -23,8 +23,8 @@ class SlabMethod(Method):
         spacing: (3,) mm along depth, height, width to which volumes are resampled; None, for all or for an axis, takes
             each volume as it is.
         in_channels: C of the images.
-        intensity: mean and standard deviation of the data set's values in [0, 1], with which they are standardised; what
-            lies outside a volume is 0 before. A network that starts with a convolution and instance normalisation
+        intensity: mean and standard deviation of the data set's values in [0, 1], with which they are standardised;
+            what lies outside a volume is 0 before. A network that starts with a convolution and instance normalisation
             hardly notices them.
         method_args: of `Method`.
 

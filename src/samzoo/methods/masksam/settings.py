@@ -8,8 +8,8 @@ from typing import Literal
 from samzoo.errors import ConfigError
 
 Design = Literal["direct", "upsampled"]
-"""direct: patches enter the encoder as they are, as the top-left part of SAM's canvas (AMOS, Synapse). upsampled: a stem
-enlarges them to the canvas (ACDC)."""
+"""direct: patches enter the encoder as they are, as the top-left part of SAM's canvas (AMOS, Synapse). upsampled: a
+stem enlarges them to the canvas (ACDC)."""
 
 Kernel = tuple[int, int, int]
 
