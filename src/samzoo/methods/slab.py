@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from samzoo.methods.base import Method
 from samzoo.types import Batch
 
 Spacing = tuple[float | None, float | None, float | None]
+Optimizer = Literal["adamw", "sgd"]
 
 
 class SlabMethod(Method):
@@ -26,6 +28,10 @@ class SlabMethod(Method):
         intensity: mean and standard deviation of the data set's values in [0, 1], with which they are standardised;
             what lies outside a volume is 0 before. A network that starts with a convolution and instance normalisation
             hardly notices them.
+        optimizer: "adamw" (eps 1e-4), or "sgd" with Nesterov momentum 0.99.
+        lr: of the first epoch; from there on lr * (1 - epoch / epochs) ** 0.9, as in nnU-Net. Without
+            trainer.max_epochs it stays.
+        weight_decay: of the optimiser.
         method_args: of `Method`.
 
     Raises:
@@ -38,6 +44,9 @@ class SlabMethod(Method):
         spacing: Spacing | None = None,
         in_channels: int = 1,
         intensity: tuple[float, float] = (0.5, 0.25),
+        optimizer: Optimizer = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 3e-5,
         **method_args,
     ) -> None:
         super().__init__(**method_args)
@@ -50,6 +59,7 @@ class SlabMethod(Method):
             raise ConfigError(f"{name}: in_channels and the standard deviation of intensity must be positive")
         self.patch, self.spacing = tuple(patch), None if spacing is None else tuple(spacing)
         self.in_channels, self.intensity = in_channels, tuple(intensity)
+        self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -101,7 +111,15 @@ class SlabMethod(Method):
         mean, deviation = self.intensity
         return (image - mean) / deviation
 
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        parameters = self.trainable_parameters()
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, eps=1e-4)
+        return torch.optim.SGD(parameters, self.lr, momentum=0.99, weight_decay=self.weight_decay, nesterov=True)
 
-def poly_rate(lr: float, epoch: int, epochs: int, power: float = 0.9) -> float:
-    """nnU-Net's schedule: lr * (1 - epoch / epochs) ** power."""
-    return lr * max(0.0, 1 - epoch / epochs) ** power
+    def on_train_epoch_start(self) -> None:
+        """The rate as a function of the epoch alone: a resumed run needs no scheduler state."""
+        epochs = self.trainer.max_epochs
+        share = self.current_epoch / epochs if epochs and epochs > 0 else 0
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.lr * (1 - share) ** 0.9

@@ -1,6 +1,7 @@
-"""What methods are measured against: SAM as it is, and an ellipse in the box."""
+"""What methods are measured against: SAM as it is, an ellipse in the box, and a U-Net."""
 
 from samzoo.methods.baselines.ellipse import BoxEllipse
 from samzoo.methods.baselines.sam import SAM
+from samzoo.methods.baselines.unet import UNet
 
-__all__ = ["SAM", "BoxEllipse"]
+__all__ = ["SAM", "BoxEllipse", "UNet"]

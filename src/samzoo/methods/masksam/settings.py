@@ -12,6 +12,7 @@ Design = Literal["direct", "upsampled"]
 stem enlarges them to the canvas (ACDC)."""
 
 Kernel = tuple[int, int, int]
+Tokens = Literal["sum", "global", "auxiliary"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class MaskSAMSettings:
     skip_levels: int | None = None
     conv_adapters: bool = True
     mlp_adapters: bool = True
-    classifier_tokens: Literal["sum", "global", "auxiliary"] = "sum"
+    classifier_tokens: Tokens = "sum"
     zero_init_adapters: bool = False
     head_width: int = 64
     query_chunk: int | None = None
