@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -90,6 +91,11 @@ def unit_key(epoch: int, position: int) -> tuple[int, ...]:
     return 0, epoch, position
 
 
+def place_key(epoch: int, position: int) -> tuple[int, ...]:
+    """Of a slab's or crop's place, whether it is augmented or not."""
+    return 2, epoch, position
+
+
 def view_key(case_id: str, slice_index: int, view: int) -> tuple[int, ...]:
     """Of a fixed view of a slice, whatever other cases there are."""
     return 1, int(digest(case_id), 16), slice_index, view
@@ -132,7 +138,7 @@ class Augment:
         Returns:
             image and label of the same shapes and types.
         """
-        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((self.seed, *key))))
+        random = draws(self.seed, *key)
         image, label = self._spatial(image, label, random)
         for probability, steps in self._photometric:
             if random.rand() < probability:
@@ -151,24 +157,43 @@ class Augment:
         if random.rand() < s.crop_p:
             area, ratio = random.uniform(*s.crop_area), math.exp(random.uniform(*np.log(s.crop_ratio)))
             zoom = np.sqrt((area * ratio, area / ratio))
-            matrix = matrix @ _affine(zoom, 0.0, random.uniform(-0.5, 0.5, 2) * abs(1 - zoom) * size)
+            matrix = matrix @ affine(zoom, 0.0, random.uniform(-0.5, 0.5, 2) * abs(1 - zoom) * size)
         if random.rand() < s.affine_p:
             zoom = 1 / random.uniform(1 - s.scale, 1 + s.scale)
             angle = math.radians(random.uniform(-s.rotate, s.rotate))
-            matrix = matrix @ _affine(np.full(2, zoom), angle, random.uniform(-s.shift, s.shift, 2) * size)
+            matrix = matrix @ affine(np.full(2, zoom), angle, random.uniform(-s.shift, s.shift, 2) * size)
         if np.array_equal(matrix, np.eye(3)):
             return image, label
-        # torch wants (x, y), and half the extent to be 1
-        half = np.diag((*size / 2, 1.0))
-        matrix = (np.linalg.inv(half) @ matrix @ half)[np.ix_((1, 0, 2), (1, 0, 2))]
-        theta = torch.as_tensor(matrix[None, :2], dtype=torch.float32)
-        grid = F.affine_grid(theta, [1, 1, *label.shape], align_corners=False)
+        return resample(image, label, matrix)
 
-        def resample(values: Tensor, mode: str) -> Tensor:
-            return F.grid_sample(values[None], grid, mode, padding_mode="reflection", align_corners=False)[0]
 
-        moved = resample(label[None].float(), "nearest")[0].to(label.dtype)
-        return resample(image, "bilinear"), moved
+def draws(seed: int, *key: int) -> np.random.RandomState:
+    """All draws of one key, of the kind that MONAI's transforms take."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, *key))))
+
+
+def resample(
+    image: Tensor, label: Tensor, matrix: np.ndarray, outside: Literal["reflection", "zeros"] = "reflection"
+) -> tuple[Tensor, Tensor]:
+    """Move slices in their plane, all in the same way.
+
+    Args:
+        image: float32 (C, *, H, W); interpolated bilinearly.
+        label: (*, H, W); takes the nearest value.
+        matrix: (3, 3), maps a pixel of the result to where it comes from, in (y, x) from the centre, a pixel being 1.
+        outside: what comes in from there: the slice reflected at its border, or zeros.
+    """
+    # torch wants (x, y), and half the extent to be 1
+    half = np.diag((*np.array(label.shape[-2:]) / 2, 1.0))
+    matrix = (np.linalg.inv(half) @ matrix @ half)[np.ix_((1, 0, 2), (1, 0, 2))]
+    theta = torch.as_tensor(matrix[None, :2], dtype=torch.float32)
+    grid = F.affine_grid(theta, [1, 1, *label.shape[-2:]], align_corners=False)
+
+    def sample(values: Tensor, mode: str) -> Tensor:
+        planes = values.reshape(1, -1, *values.shape[-2:])
+        return F.grid_sample(planes, grid, mode, padding_mode=outside, align_corners=False).reshape(values.shape)
+
+    return sample(image, "bilinear"), sample(label.float(), "nearest").to(label.dtype)
 
 
 def _sharpen(weight: tuple[float, float]) -> RandGaussianSharpen:
@@ -178,7 +203,7 @@ def _sharpen(weight: tuple[float, float]) -> RandGaussianSharpen:
     return RandGaussianSharpen(**axes, alpha=weight, prob=1)
 
 
-def _affine(zoom: np.ndarray, angle: float, shift: np.ndarray) -> np.ndarray:
+def affine(zoom: np.ndarray, angle: float, shift: np.ndarray) -> np.ndarray:
     """(3, 3): rotate, then stretch, then shift, in (y, x)."""
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = np.eye(3)

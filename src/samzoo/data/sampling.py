@@ -14,7 +14,9 @@ class SliceKey:
     """One training unit: what the sampler yields and the data set answers.
 
     Args:
+        slice: of a slab or crop, the one that it is cut around.
         view: which cached view of the slice, 0 the plain one; None without a feature cache.
+        class_id: for which the slice was drawn; 0: for none.
     """
 
     epoch: int
@@ -22,10 +24,11 @@ class SliceKey:
     case: int
     slice: int
     view: int | None = None
+    class_id: int = 0
 
 
 class SliceSampler(DistributedSampler):
-    """Draws slices so that small classes are seen.
+    """Draws slices, or slabs and crops around them, so that small classes are seen.
 
     With probability `foreground_fraction` a class is drawn uniformly, then a slice that holds it; else any slice. Unit
     `position` of an epoch is the same whatever the number of ranks; rank r takes positions r, r + ranks, ...
@@ -56,7 +59,7 @@ class SliceSampler(DistributedSampler):
             [np.stack([np.full(len(c), i), np.arange(len(c))], axis=1) for i, c in enumerate(counts)]
         )
         held = np.concatenate([c > 0 for c in counts])
-        self.of_class = [rows for k in range(held.shape[1]) if (rows := np.flatnonzero(held[:, k])).size]
+        self.of_class = [(k + 1, rows) for k in range(held.shape[1]) if (rows := np.flatnonzero(held[:, k])).size]
         self.units = len(self.slices) if units_per_epoch is None else units_per_epoch
         self.foreground_fraction = foreground_fraction
         self.views = views
@@ -71,14 +74,15 @@ class SliceSampler(DistributedSampler):
     def key(self, epoch: int, position: int) -> SliceKey:
         """Which slice is unit `position` of an epoch."""
         rng = np.random.default_rng((self.seed, epoch, position))
+        class_id = 0
         if self.of_class and rng.random() < self.foreground_fraction:
-            rows = self.of_class[rng.integers(len(self.of_class))]
+            class_id, rows = self.of_class[rng.integers(len(self.of_class))]
             row = rows[rng.integers(len(rows))]
         else:
             row = rng.integers(len(self.slices))
         case, index = self.slices[row]
         view = None if self.views is None else int(rng.integers(self.views + 1))
-        return SliceKey(epoch, position, int(case), int(index), view)
+        return SliceKey(epoch, position, int(case), int(index), view, class_id)
 
 
 class CaseSampler(DistributedSampler):
