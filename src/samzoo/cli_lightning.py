@@ -269,6 +269,7 @@ class SamzooCLI(LightningCLI):
                 regime=options.regime,
                 case_ids=[entry.id for entry in entries],
                 overlays=options.overlays,
+                inference=self.config_init[self.subcommand].protocol.inference,
             )
         print(f"{len(written)} written to {options.out}")
 

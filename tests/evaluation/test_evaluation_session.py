@@ -7,6 +7,7 @@ from evaluation_fakes import BoxDrawer, Correctable, make_case
 
 from samzoo.errors import ConfigError
 from samzoo.evaluation import CaseSession
+from samzoo.evaluation.adapter import Inference
 from samzoo.types import Box, CasePrompt, Click, MethodSpec
 
 
@@ -49,7 +50,7 @@ def test_chunks_do_not_change_the_answer(chunk):
         CasePrompt(2, (Box(2, 2, 2, 4, 8, 9),), (Click(3, 20, 20, True),)),
     ]
     reference = CaseSession(BoxDrawer(), case).segment(prompts)
-    answers = CaseSession(BoxDrawer(), case, encode_chunk=chunk, decode_chunk=chunk).segment(prompts)
+    answers = CaseSession(BoxDrawer(), case, Inference(chunk, chunk)).segment(prompts)
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(answers, reference, strict=True))
 
 
@@ -119,7 +120,7 @@ def test_features_of_the_case_stand_for_its_image(dtype):
     image = make_case(shape=(7, 40, 52))
     case = replace(image, features=(np.linspace(2, 3, 7).astype(dtype),))
     method = Correctable()
-    session = CaseSession(method, case, encode_chunk=3)
+    session = CaseSession(method, case, Inference(encode_chunk=3))
     labels = session.label_map(None)
     assert not method.seen and session.cost.images_encoded == 7
     assert [float(session._adapter._embeddings[z].mean()) for z in (0, 6)] == [2.0, 3.0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from samzoo.errors import ConfigError, DataError
+from samzoo.evaluation.adapter import DEFAULT_INFERENCE, Inference
 from samzoo.evaluation.overlay import save_overlay
 from samzoo.evaluation.records import file_name
 from samzoo.evaluation.session import Answer, CaseSession
@@ -30,8 +31,7 @@ def predict_cases(
     regime: str | None = None,
     case_ids: Sequence[str] | None = None,
     overlays: bool = False,
-    encode_chunk: int = 8,
-    decode_chunk: int = 64,
+    inference: Inference = DEFAULT_INFERENCE,
 ) -> list[Path]:
     """Write one label map for each case: `<case id>.nii.gz`, or `.png` for pictures.
 
@@ -48,6 +48,7 @@ def predict_cases(
         regime: which of the prompts file's regimes; needed only where a case has several.
         case_ids: of all cases, so that a prompts file that names others, or lacks some, is refused before any work.
         overlays: write pictures to `overlays/` as well.
+        inference: how the method is run over a case: chunks, windows, mirroring.
 
     Returns:
         the files written, without overlays.
@@ -74,7 +75,7 @@ def predict_cases(
             target = out_dir / (file_name(case.id) + (".png" if _is_picture(case) else ".nii.gz"))
             if target.exists():
                 raise DataError(f"{target}: exists already and is not overwritten; choose another --out, or remove it")
-            session = CaseSession(method, case, encode_chunk, decode_chunk, keep_logits=True)
+            session = CaseSession(method, case, inference, keep_logits=True)
             labels = session.label_map(None if book is None else _answer(method, session, book, regime, class_names))
             write(labels, case.source, target)
             written.append(target)

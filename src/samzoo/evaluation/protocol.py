@@ -13,12 +13,12 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from samzoo.errors import ConfigError
+from samzoo.evaluation.adapter import Cost, Inference
 from samzoo.evaluation.overlay import save_overlay
 from samzoo.evaluation.published import PublishedRow, deduplicate_published, published_means, write_published
 from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
 from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
-from samzoo.evaluation.session import Cost
 from samzoo.evaluation.summary import published_summary, summary
 from samzoo.methods.base import Method
 from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
@@ -59,8 +59,12 @@ class EvaluationProtocol(Callback):
             `samzoo.evaluation.published`. These scores rank nothing.
         overlays: of so many cases the test draws pictures, one for each regime.
         prompts_file: use the prompts of this file (a test's prompts.json) instead of simulated ones.
-        encode_chunk: slices encoded at a time.
+        encode_chunk: slices encoded at a time; of methods on slabs, windows of so many slices in all, at least one.
         decode_chunk: prompts decoded at a time.
+        window_step: share of the window's side by which it moves over a volume, in (0, 1]; of methods on slabs.
+        mirror_axes: of methods on slabs: a test also answers every window mirrored along each set of these axes (0
+            depth, 1 height, 2 width) and takes the mean; all three take 8 times as long. Mirroring from left to right
+            mistakes left for right organs, unless the method was trained so. A validation never mirrors.
 
     Raises:
         ConfigError: unknown regime, number out of range.
@@ -81,13 +85,13 @@ class EvaluationProtocol(Callback):
         prompts_file: str | None = None,
         encode_chunk: int = 8,
         decode_chunk: int = 64,
+        window_step: float = 0.5,
+        mirror_axes: Sequence[int] = (),
     ) -> None:
         for name, value, least in (
             ("val_cases", val_cases, 1),
             ("click_steps", click_steps, 1),
             ("overlays", overlays, 0),
-            ("encode_chunk", encode_chunk, 1),
-            ("decode_chunk", decode_chunk, 1),
         ):
             if value is not None and value < least:
                 raise ConfigError(f"protocol.{name} must be at least {least}, got {value}")
@@ -102,7 +106,7 @@ class EvaluationProtocol(Callback):
         self.published = published
         self.overlays = overlays
         self.replay = load_prompts(prompts_file) if prompts_file else None
-        self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
+        self.inference = Inference(encode_chunk, decode_chunk, window_step, tuple(mirror_axes))
         self._told: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: Method, stage: str) -> None:
@@ -116,7 +120,8 @@ class EvaluationProtocol(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:
         self._able = self._validating(pl_module)
-        self._settings = self._make_settings(trainer, pl_module, self.val_surface_metrics)
+        unmirrored = replace(self.inference, mirror_axes=())
+        self._settings = self._make_settings(trainer, pl_module, self.val_surface_metrics, unmirrored)
         self._results: list[CaseResult] = []
 
     def on_validation_batch_end(
@@ -146,7 +151,9 @@ class EvaluationProtocol(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:
         self._able = self._runnable(self.regimes, pl_module)
         self._settings = replace(
-            self._make_settings(trainer, pl_module, self.surface_metrics), replay=self.replay, published=self.published
+            self._make_settings(trainer, pl_module, self.surface_metrics, self.inference),
+            replay=self.replay,
+            published=self.published,
         )
         self._records: list[Record] = []
         self._published: list[PublishedRow] = []
@@ -226,15 +233,14 @@ class EvaluationProtocol(Callback):
         known = [make_regime(name, self.click_steps) for name in VAL_REGIMES]
         return [r for r in known if r.kinds <= method.spec.prompts][:1] or self._runnable(known, method)
 
-    def _make_settings(self, trainer: Trainer, method: Method, surface: bool) -> Settings:
+    def _make_settings(self, trainer: Trainer, method: Method, surface: bool, inference: Inference) -> Settings:
         names = method.class_names or tuple(f"class_{k}" for k in range(1, method.num_classes + 1))
         return Settings(
             dataset=getattr(trainer.datamodule, "dataset_name", ""),
             class_names=tuple(names),
             seed=self.seed,
             surface=surface,
-            encode_chunk=self.encode_chunk,
-            decode_chunk=self.decode_chunk,
+            inference=inference,
         )
 
     def _described(self) -> dict[str, Any]:
@@ -242,6 +248,8 @@ class EvaluationProtocol(Callback):
             "seed": self.seed,
             "prompts_file": str(self.replay.path) if self.replay else None,
             "surface_metrics": self.surface_metrics,
+            "window_step": self.inference.window_step,
+            "mirror_axes": list(self.inference.mirror_axes),
             "regimes": {
                 r.name: {
                     "steps_scored": list(r.scored),

@@ -21,9 +21,10 @@ from lightning.pytorch import Trainer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import samzoo
-from samzoo.evaluation.session import ADAPTERS, Cost
+from samzoo.evaluation.adapter import Cost, Inference
+from samzoo.evaluation.session import ADAPTERS
 from samzoo.methods.base import Method
-from samzoo.types import Box, Case, CasePrompt, Click
+from samzoo.types import Case
 
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
@@ -89,25 +90,14 @@ def peak_memory_bytes(device: torch.device) -> int:
 def count_flops(method: Method, case: Case) -> dict[str, int]:
     """Floating point operations of encoding one image of a case and of answering one prompt on it.
 
-    A product and a sum count as two. The prompt is a box if the method understands boxes, else a click, else none.
+    A product and a sum count as two. What an image and a prompt are: see `Adapter.encode_one` and `answer_one`.
     """
-    adapter = ADAPTERS[method.spec.unit](method, replace(case, features=None), Cost(), 1, 1)
-    depth, height, width = case.shape
-    z = depth // 2
+    adapter = ADAPTERS[method.spec.unit](method, replace(case, features=None), Cost(), Inference())
     with torch.compiler.set_stance("force_eager"), _without_gradients(method):
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as encode:
-            adapter.encode([z])
-        prompt = CasePrompt(1, clicks=(Click(z, height // 2, width // 2, True),))
-        if "box" in method.spec.prompts:
-            prompt = CasePrompt(
-                1, boxes=(Box(z, height // 4, width // 4, z + 1, height // 4 * 3 + 1, width // 4 * 3 + 1),)
-            )
+            adapter.encode_one()
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as decode:
-            if method.spec.prompts & {"box", "click"}:
-                for _ in adapter.decode(adapter.rows(prompt)):
-                    pass
-            else:
-                adapter.decode_without_prompts([z])
+            adapter.answer_one()
     return {"encode": encode.get_total_flops(), "prompt": decode.get_total_flops()}
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from samzoo.errors import ConfigError, DataError
+from samzoo.evaluation.adapter import Cost, Inference
 from samzoo.evaluation.published import PublishedRow, PublishedScorer, Scores, mean_over_slices
 from samzoo.evaluation.records import Record
-from samzoo.evaluation.session import Answer, CaseSession, Cost
+from samzoo.evaluation.session import Answer, CaseSession
 from samzoo.methods.base import Method
 from samzoo.metrics import Overlap, Surface, overlap, surface
 from samzoo.prompts.io import PromptBook
@@ -28,7 +29,7 @@ class Settings:
         surface: whether to compute surface distances.
         published: whether to score as the method was published, too.
         replay: prompts to use instead of simulated ones.
-        encode_chunk, decode_chunk: slices and prompts per call.
+        inference: how the method is run over a case.
     """
 
     dataset: str
@@ -37,8 +38,7 @@ class Settings:
     surface: bool = True
     published: bool = False
     replay: PromptBook | None = None
-    encode_chunk: int = 8
-    decode_chunk: int = 64
+    inference: Inference = field(default_factory=Inference)
 
 
 @dataclass
@@ -93,7 +93,7 @@ def score_case(method: Method, case: Case, regimes: Sequence[Regime], settings: 
     """
     if case.label is None:
         raise DataError(f"case {case.id} has no ground truth, so it can't be scored; use `samzoo predict`")
-    session = CaseSession(method, case, settings.encode_chunk, settings.decode_chunk, keep_logits=settings.published)
+    session = CaseSession(method, case, settings.inference, keep_logits=settings.published)
     return _Walk(method, session, case, settings).run(regimes)
 
 

@@ -2,13 +2,12 @@
 
 `CaseSession` holds the embeddings of a case. `segment` turns prompts in case coordinates into masks on the case's own
 grid and remembers what each class and slice was told, so that the next step only decodes what has changed. How a case
-is cut into what the method sees is the business of an adapter, chosen by the method's spec; here, slices.
+is cut into what the method sees is the business of an adapter, chosen by the method's spec.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,46 +15,15 @@ import torch
 from torch import Tensor
 
 from samzoo.errors import ConfigError
-from samzoo.geometry import Grid, from_grid
-from samzoo.methods.base import Method, concatenate, select_rows
-from samzoo.types import Box, Case, CasePrompt, Click, Embedding, Prompts, State
+from samzoo.evaluation.adapter import DEFAULT_INFERENCE, Cost, Inference, Row
+from samzoo.evaluation.slab_adapter import SlabAdapter
+from samzoo.evaluation.slice_adapter import SliceAdapter
+from samzoo.geometry import Grid
+from samzoo.methods.base import Method
+from samzoo.types import Case, CasePrompt, State
 
-
-@dataclass
-class Cost:
-    """What a session has spent. An image is what `encode` takes one of: here, a slice."""
-
-    slices: int = 0
-    images_encoded: int = 0
-    prompts_decoded: int = 0
-    decode_calls: int = 0
-    encode_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One prompt on one slice: a box (or none) with the clicks that go with it.
-
-    Args:
-        part: boxes of one class on one slice are answered one by one, and their masks united.
-        previous: what the method handed on after the last answer, tensors of one row; None at first.
-    """
-
-    class_id: int
-    z: int
-    part: int
-    box: Box | None
-    clicks: tuple[Click, ...]
-    previous: State | None = None
-
-    @property
-    def form(self) -> tuple[bool, int, bool]:
-        """Rows of one form fit in one call."""
-        return self.box is not None, len(self.clicks), self.previous is not None
-
-    def asks_the_same(self, other: Row) -> bool:
-        return self.box == other.box and self.clicks == other.clicks
+ADAPTERS = {"slice": SliceAdapter, "slab": SlabAdapter}
+"""By `MethodSpec.unit`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,17 +64,17 @@ class CaseSession:
 
     Args:
         method: in eval mode, on its device; moved nowhere.
-        case: one case; only the slices being encoded go to the device.
-        encode_chunk: slices per call of `encode`.
-        decode_chunk: prompts per call of `decode`.
+        case: one case; of slices, only those being encoded go to the device.
+        inference: how the method is run over it.
         keep_logits: keep the method's (coarse) logits, which `label_map` needs.
 
     Raises:
-        ConfigError: the method's training unit has no adapter yet.
+        ConfigError: the method can't be evaluated: its training unit has no adapter, or it needs prompts that the
+            adapter can't give.
     """
 
     def __init__(
-        self, method: Method, case: Case, encode_chunk: int = 8, decode_chunk: int = 64, keep_logits: bool = False
+        self, method: Method, case: Case, inference: Inference = DEFAULT_INFERENCE, keep_logits: bool = False
     ) -> None:
         if method.spec.unit not in ADAPTERS:
             raise ConfigError(f"{method.spec.name} works on a {method.spec.unit}, which can't be evaluated yet")
@@ -114,7 +82,7 @@ class CaseSession:
         self.method_name = method.spec.name
         self.cost = Cost(slices=case.shape[0])
         self.keep_logits = keep_logits
-        self._adapter = ADAPTERS[method.spec.unit](method, case, self.cost, encode_chunk, decode_chunk)
+        self._adapter = ADAPTERS[method.spec.unit](method, case, self.cost, inference)
 
     @torch.no_grad()
     def segment(self, prompts: Sequence[CasePrompt], previous: Sequence[Answer | None] | None = None) -> list[Answer]:
@@ -150,7 +118,7 @@ class CaseSession:
 
     @property
     def grid(self) -> Grid | None:
-        """Of the slices of the case; None as long as nothing was asked."""
+        """See `Adapter.grid`."""
         return self._adapter.grid
 
     @torch.no_grad()
@@ -166,7 +134,8 @@ class CaseSession:
 
         Args:
             answers: one per class, of a session that keeps logits; None asks an automatic method for all classes.
-            look: is shown each slice's index and class logits (K, l, l) on the method's grid; without prompts only.
+            look: is shown each slice's index and class logits (K, l, l) on the method's grid; without prompts only,
+                and of methods on slices only.
 
         Returns:
             uint8 (D, H, W).
@@ -182,175 +151,3 @@ class CaseSession:
             best[z][wins] = values[wins]
             label[z][wins] = answered.row.class_id
         return label.numpy()
-
-
-class SliceAdapter:
-    """Cuts a case into slices for 2D methods.
-
-    A box in 3D is projected to each slice that it covers; a click acts on its own slice. Embeddings are kept for the
-    life of the session, one entry per slice that was ever asked for.
-    """
-
-    def __init__(self, method: Method, case: Case, cost: Cost, encode_chunk: int, decode_chunk: int) -> None:
-        self.method, self.case, self.cost = method, case, cost
-        self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
-        self.device = next((p.device for p in method.parameters()), method.device)
-        self._embeddings: dict[int, Embedding] = {}
-        self._features = case.features
-        self.grid: Grid | None = None
-
-    def rows(self, prompt: CasePrompt) -> list[Row]:
-        """The prompts of each slice, in the order of slices; an automatic prompt asks about every slice."""
-        if prompt.automatic and self.method.spec.needs_prompts:
-            raise ConfigError(
-                f"{self.method.spec.name} gives no automatic answer; it takes "
-                f"{', '.join(sorted(self.method.spec.prompts))}"
-            )
-        boxes: dict[int, list[Box]] = {}
-        clicks: dict[int, list[Click]] = {}
-        for box in prompt.boxes:
-            for z in range(box.z0, box.z1):
-                boxes.setdefault(z, []).append(box)
-        for click in prompt.clicks:
-            clicks.setdefault(click.z, []).append(click)
-        rows = []
-        asked = range(self.case.shape[0]) if prompt.automatic else sorted(boxes.keys() | clicks.keys())
-        for z in asked:
-            on_slice = boxes.get(z, [None])
-            share = [_nearest(on_slice, click) for click in clicks.get(z, [])]
-            for part, box in enumerate(on_slice):
-                own = tuple(c for c, p in zip(clicks.get(z, []), share, strict=True) if p == part)
-                rows.append(Row(prompt.class_id, z, part, box, own))
-        return rows
-
-    def decode(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], Tensor, State]]:
-        """Answer rows, many slices and classes to a call.
-
-        Yields:
-            rows, their logits (P, 1, l, l) on the method's grid, the method's state for them.
-        """
-        self.encode({row.z for row in rows})
-        by_form: dict[tuple[bool, int, bool], list[Row]] = {}
-        for row in rows:
-            by_form.setdefault(row.form, []).append(row)
-        for same in by_form.values():
-            same.sort(key=lambda row: (row.z, row.class_id, row.part))  # few images to a call
-            for start in range(0, len(same), self.decode_chunk):
-                chunk = same[start : start + self.decode_chunk]
-                slices = sorted({row.z for row in chunk})
-                prompts, state = self._to_grid(chunk, slices)
-                embedding = concatenate([self._embeddings[z] for z in slices])
-                logits, state = self._timed_decode(embedding, prompts, state)
-                yield chunk, logits, state
-
-    def to_case(self, logits: Tensor) -> Tensor:
-        """(P, 1, l, l) on the method's grid -> float32 (P, H, W) on the case's."""
-        return from_grid(logits, self.grid)[:, 0]
-
-    def label_map_without_prompts(self, look: Callable[[int, Tensor], None] | None = None) -> np.ndarray:
-        """uint8 (D, H, W) from class logits, a chunk of slices at a time; see `CaseSession.label_map`."""
-        depth = self.case.shape[0]
-        label = np.zeros(self.case.shape, dtype=np.uint8)
-        for start in range(0, depth, self.encode_chunk):
-            slices = range(start, min(depth, start + self.encode_chunk))
-            for z, of_slice in zip(slices, self.decode_without_prompts(slices), strict=True):
-                top, winner = from_grid(of_slice[None], self.grid)[0].max(dim=0)
-                label[z] = torch.where(top > 0, winner + 1, 0).byte().cpu().numpy()
-                if look is not None:
-                    look(z, of_slice)
-        return label
-
-    def own_points(self) -> dict[int, np.ndarray]:
-        """On the slices that were encoded; see `CaseSession.own_points`."""
-        found = {z: self.method.own_points(embedding) for z, embedding in self._embeddings.items()}
-        return {
-            z: torch.cat([self.grid.points_from_grid(p[0, ..., :2]), p[0, ..., 2:]], dim=-1).float().cpu().numpy()
-            for z, p in found.items()
-            if p is not None
-        }
-
-    def decode_without_prompts(self, slices: Sequence[int]) -> Tensor:
-        """Class logits (B, num_classes, l, l) of some slices, on the method's grid."""
-        self.encode(slices)
-        return self._timed_decode(concatenate([self._embeddings[z] for z in slices]), None, None)[0]
-
-    def encode(self, slices: Iterable[int]) -> None:
-        """Encode those of the slices that have not been yet, from the case's features if it has any."""
-        missing = sorted(z for z in slices if z not in self._embeddings)
-        for start in range(0, len(missing), self.encode_chunk):
-            chunk = missing[start : start + self.encode_chunk]
-            if self._features is None:
-                x = self._prepare(chunk)
-                begin = self._now()
-                embedding = self.method.encode(x)
-            else:
-                if self.grid is None:
-                    self._prepare(chunk[:1])
-                stored = [torch.from_numpy(np.asarray(f[chunk])).float().to(self.device) for f in self._features]
-                begin = self._now()
-                embedding = self.method.embed(tuple(stored))
-            self.cost.encode_seconds += self._now() - begin
-            self.cost.images_encoded += len(chunk)
-            for i, z in enumerate(chunk):
-                self._embeddings[z] = select_rows(embedding, slice(i, i + 1))
-
-    def _prepare(self, slices: list[int]) -> Tensor:
-        """The network's input for some slices; notes the grid, which slices of one size share."""
-        image = self.case.image[:, slices].transpose(0, 1).float().to(self.device)
-        size = torch.tensor([self.case.shape[1:]] * len(slices), device=self.device)
-        spacing = torch.tensor([self.case.spacing[1:]] * len(slices), device=self.device)
-        x, grids = self.method.prepare(image, size, spacing)
-        self.grid = grids[0]
-        return x
-
-    def _timed_decode(self, embedding: Embedding, prompts: Prompts | None, state: State | None) -> tuple[Tensor, State]:
-        begin = self._now()
-        logits, state = self.method.decode(embedding, prompts, state)
-        self.cost.decode_seconds += self._now() - begin
-        self.cost.decode_calls += 1
-        self.cost.prompts_decoded += len(logits)
-        return logits, state
-
-    def _to_grid(self, rows: list[Row], slices: list[int]) -> tuple[Prompts, State | None]:
-        """Rows of one form as tensors on the method's grid."""
-        place = {z: i for i, z in enumerate(slices)}
-        points = labels = boxes = None
-        if rows[0].clicks:
-            xy = [[(c.x, c.y) for c in row.clicks] for row in rows]
-            points = self.grid.points_to_grid(torch.tensor(xy, dtype=torch.float32, device=self.device))
-            labels = torch.tensor([[int(c.positive) for c in row.clicks] for row in rows], device=self.device)
-        if rows[0].box is not None:
-            corners = [(row.box.x0, row.box.y0, row.box.x1, row.box.y1) for row in rows]
-            boxes = self.grid.boxes_to_grid(torch.tensor(corners, dtype=torch.float32, device=self.device))
-        prompts = Prompts(
-            image_index=torch.tensor([place[row.z] for row in rows], device=self.device),
-            class_id=torch.tensor([row.class_id for row in rows], device=self.device),
-            points=points,
-            point_labels=labels,
-            boxes=boxes,
-        )
-        if rows[0].previous is None:
-            return prompts, None
-        return prompts, {name: torch.cat([row.previous[name] for row in rows]) for name in rows[0].previous}
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-def _nearest(boxes: Sequence[Box | None], click: Click) -> int:
-    """Which of the boxes on its slice a click belongs to: the one that holds it, else the nearest."""
-
-    def distance(box: Box | None) -> float:
-        if box is None:
-            return 0.0
-        dx = max(box.x0 - click.x, 0, click.x - box.x1 + 1)
-        dy = max(box.y0 - click.y, 0, click.y - box.y1 + 1)
-        return dx * dx + dy * dy
-
-    return min(range(len(boxes)), key=lambda i: distance(boxes[i]))
-
-
-ADAPTERS = {"slice": SliceAdapter}
-"""By `MethodSpec.unit`."""

@@ -1,0 +1,169 @@
+"""How a case is cut into what a method sees: the interface between a session and the kinds of methods."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samzoo.errors import ConfigError
+from samzoo.geometry import Grid
+from samzoo.methods.base import Method
+from samzoo.types import Box, Case, CasePrompt, Click, Embedding, Prompts, State
+
+
+@dataclass
+class Cost:
+    """What a session has spent. An image is what `encode` takes one of: a slice, or a window of a volume."""
+
+    slices: int = 0
+    images_encoded: int = 0
+    prompts_decoded: int = 0
+    decode_calls: int = 0
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a method is run over a case.
+
+    Args:
+        encode_chunk: slices per call of `encode`; windows of several slices go together as long as they hold no more.
+        decode_chunk: prompts per call of `decode`.
+        window_step: share of a window's side by which it moves from one position to the next, in (0, 1]; of methods on
+            slabs.
+        mirror_axes: of methods on slabs: every window is also answered mirrored along each set of these axes (0 depth,
+            1 height, 2 width), and the mean counts. Three axes take 8 passes.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    encode_chunk: int = 8
+    decode_chunk: int = 64
+    window_step: float = 0.5
+    mirror_axes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("encode_chunk", "decode_chunk"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"protocol.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.window_step <= 1:
+            raise ConfigError(f"protocol.window_step must be above 0 and at most 1, got {self.window_step}")
+        axes = self.mirror_axes
+        if len(set(axes)) < len(axes) or not set(axes) <= {0, 1, 2}:
+            raise ConfigError(
+                f"protocol.mirror_axes names each of 0 (depth), 1 (height), 2 (width) at most once, got {list(axes)}"
+            )
+
+
+DEFAULT_INFERENCE = Inference()
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt on one slice: a box (or none) with the clicks that go with it.
+
+    Args:
+        part: boxes of one class on one slice are answered one by one, and their masks united.
+        previous: what the method handed on after the last answer, tensors of one row; None at first.
+    """
+
+    class_id: int
+    z: int
+    part: int
+    box: Box | None
+    clicks: tuple[Click, ...]
+    previous: State | None = None
+
+    @property
+    def form(self) -> tuple[bool, int, bool]:
+        """Rows of one form fit in one call."""
+        return self.box is not None, len(self.clicks), self.previous is not None
+
+    def asks_the_same(self, other: Row) -> bool:
+        return self.box == other.box and self.clicks == other.clicks
+
+
+class Adapter(ABC):
+    """Cuts one case for one kind of method, and counts what that costs.
+
+    Args:
+        method: in eval mode, on its device.
+        cost: of the session, added to.
+    """
+
+    grid: Grid | None = None
+    """Of the slices of the case, once something was asked; None for methods on volumes."""
+
+    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference) -> None:
+        self.method, self.case, self.cost, self.inference = method, case, cost, inference
+        self.device = next((p.device for p in method.parameters()), method.device)
+
+    def rows(self, prompt: CasePrompt) -> list[Row]:
+        """The prompts of each slice, in the order of slices.
+
+        Raises:
+            ConfigError: the method can't answer this prompt.
+        """
+        raise self._no_prompts()
+
+    def decode(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], Tensor, State]]:
+        """Answer rows, many to a call.
+
+        Yields:
+            rows, their logits (P, 1, l, l) on the method's grid, the method's state for them.
+        """
+        return iter(())
+
+    def to_case(self, logits: Tensor) -> Tensor:
+        """(P, 1, l, l) on the method's grid -> float32 (P, H, W) on the case's."""
+        raise self._no_prompts()
+
+    @abstractmethod
+    def label_map_without_prompts(self, look: Callable[[int, Tensor], None] | None = None) -> np.ndarray:
+        """uint8 (D, H, W) from class logits; see `CaseSession.label_map`."""
+
+    def own_points(self) -> dict[int, np.ndarray]:
+        """See `CaseSession.own_points`."""
+        return {}
+
+    @abstractmethod
+    def encode_one(self) -> None:
+        """Encode one image, in the middle of the case: what its operations are counted of."""
+
+    @abstractmethod
+    def answer_one(self) -> None:
+        """Answer one prompt on that image: a box if the method understands boxes, else a click, else none."""
+
+    def _no_prompts(self) -> ConfigError:
+        spec = self.method.spec
+        return ConfigError(
+            f"{spec.name} works on {spec.unit}s, for which prompts can't be evaluated yet; use regime auto"
+        )
+
+    def _timed_encode(self, encode: Callable[..., Embedding], x: Tensor | tuple[Tensor, ...], images: int) -> Embedding:
+        begin = self._now()
+        embedding = encode(x)
+        self.cost.encode_seconds += self._now() - begin
+        self.cost.images_encoded += images
+        return embedding
+
+    def _timed_decode(self, embedding: Embedding, prompts: Prompts | None, state: State | None) -> tuple[Tensor, State]:
+        begin = self._now()
+        logits, state = self.method.decode(embedding, prompts, state)
+        self.cost.decode_seconds += self._now() - begin
+        self.cost.decode_calls += 1
+        self.cost.prompts_decoded += len(logits)
+        return logits, state
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
