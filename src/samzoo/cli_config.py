@@ -7,7 +7,6 @@ shipped with the package.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 import yaml
 
-import samzoo
 from samzoo.errors import ConfigError
+from samzoo.paths import config_folders
 
-SHIPPED = Path(samzoo.__file__).parent / "configs"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 PARTS = {"model": "methods", "data": "datasets", "trainer": "trainer", "protocol": "protocol"}
@@ -30,12 +28,6 @@ SETTINGS = ("seed_everything", *PARTS)
 
 class UsageError(ConfigError):
     """The command line or a config file says something that can't be (exit code 2)."""
-
-
-def config_folders() -> list[Path]:
-    """Where bare names are looked up, in order."""
-    own = os.environ.get("SAMZOO_CONFIGS")
-    return [Path(), Path("configs"), *([Path(own)] if own else []), SHIPPED]
 
 
 def near(word: str, known: Iterable[str], count: int = 3) -> list[str]:

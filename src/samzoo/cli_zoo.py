@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from samzoo.cli_config import config_folders, read_yaml
-from samzoo.data.datamodule import find_root
+from samzoo.cli_config import read_yaml
 from samzoo.errors import SamzooError
 from samzoo.methods import METHODS
+from samzoo.paths import config_folders, find_root
 from samzoo.sam import WEIGHTS
 
 

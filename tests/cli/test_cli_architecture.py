@@ -14,7 +14,7 @@ ALLOWED = {
     "types": {"errors"},
     "geometry": {"errors"},
     "errors": set(),
-    "paths": set(),
+    "paths": {"errors"},
     "writing": {"errors"},
     "sam": BASE | {"sam"},
     "prompts": BASE | {"prompts"},

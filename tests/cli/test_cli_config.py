@@ -2,7 +2,8 @@
 
 import pytest
 
-from samzoo.cli_config import SHIPPED, UsageError, explain, find_config, near, read_config
+from samzoo.cli_config import UsageError, explain, find_config, near, read_config
+from samzoo.paths import SHIPPED
 
 
 def test_order_of_places(work, monkeypatch):

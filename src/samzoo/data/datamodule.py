@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from samzoo.data.augment import Augment, AugmentSettings
 from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
 from samzoo.data.features import FeatureCache, FeatureCacheSettings
-from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split, find_root
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split
 from samzoo.data.phantom import PhantomSettings, ensure_phantom
 from samzoo.data.readers import read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
@@ -24,6 +24,7 @@ from samzoo.data.splits import assign_splits, limit_cases
 from samzoo.data.store import Store, digest, source_signature
 from samzoo.data.views import CaseView, SliceView, collate, only
 from samzoo.errors import ConfigError, DataError
+from samzoo.paths import find_root
 from samzoo.types import Unit
 
 
@@ -32,8 +33,8 @@ class SamzooDataModule(LightningDataModule):
 
     Args:
         root: Folder of the data set; relative to the working folder, or to $SAMZOO_DATA. Not needed for the phantom.
-        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, polyps, isic, acdc, or phantom (the
-            embedded data set).
+        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, polyps, isic, acdc, synapse, or
+            phantom (the embedded data set).
         name: Name in records and of the store; default is what the data set calls itself.
         source: Where to get the data set and under which licence; shown if the root is missing.
         channels: Names or numbers of the channels to use, in this order; default all.
@@ -53,8 +54,11 @@ class SamzooDataModule(LightningDataModule):
         class_pattern: Regular expression whose group is the class in a mask's name (sam_med2d layout).
         patient_pattern: Regular expression whose group is the patient in a case id; default is one patient per case.
         include: Regular expression that whole case ids must match to be used; default all.
-        fold: Which fold of a splits_final.json.
-        splits_file: JSON with a split of your own: {train: [ids], val: [ids], test: [ids]} or a list of folds.
+        fold: Which fold of a splits_final.json, or of `folds`.
+        folds: Validate on one of so many folds of the training patients instead of val_fraction of them: nnU-Net's
+            default split, shuffled K-fold over the sorted names with seed 12345. Default none.
+        splits_file: JSON with a split of your own: {train: [ids], val: [ids], test: [ids]}, ids of cases or patients,
+            or a list of folds; in the working folder, the data set's, or by its name among the configs' splits.
         validation_as: What the data set's own validation list is used for (msd and isic layouts): val or test.
         val_fraction: Share of the training patients drawn for validation, if the data set has no validation set.
         test_fraction: Share of the training patients drawn for test, if the data set has no labelled test set.
@@ -78,7 +82,9 @@ class SamzooDataModule(LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
-        layout: Literal["auto", "nnunet", "msd", "folder", "sam_med2d", "polyps", "isic", "acdc", "phantom"] = "auto",
+        layout: Literal[
+            "auto", "nnunet", "msd", "folder", "sam_med2d", "polyps", "isic", "acdc", "synapse", "phantom"
+        ] = "auto",
         name: str | None = None,
         source: str | None = None,
         channels: list[str | int] | None = None,
@@ -94,6 +100,7 @@ class SamzooDataModule(LightningDataModule):
         patient_pattern: str | None = None,
         include: str | None = None,
         fold: int = 0,
+        folds: int | None = None,
         splits_file: str | None = None,
         validation_as: Literal["val", "test"] = "val",
         val_fraction: float = 0.15,
@@ -144,7 +151,7 @@ class SamzooDataModule(LightningDataModule):
             mask_threshold=mask_threshold,
             class_pattern=class_pattern,
         )
-        index = assign_splits(read_index(folder, settings), val_fraction, test_fraction, seed)
+        index = assign_splits(read_index(folder, settings), val_fraction, test_fraction, seed, folds, fold)
         self.index: DatasetIndex = limit_cases(index, max_cases, seed)
         for note in self.index.notes:
             warnings.warn(f"{self.index.root}: {note}", stacklevel=2)

@@ -6,15 +6,15 @@ Free of torch, like the readers and `verify`, so that `samzoo verify` starts qui
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from samzoo.errors import ConfigError, DataError
+from samzoo.paths import config_folders
 
 Split = Literal["train", "val", "test", "predict"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
@@ -142,31 +142,6 @@ class ReadSettings:
     def pick(cls, settings: Mapping[str, Any]) -> ReadSettings:
         """The reader's part of a data set's YAML; other keys belong to the data module and are left alone."""
         return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
-
-
-def find_root(root: str | None, source: str | None = None) -> Path:
-    """Folder of a data set: relative to the working folder, else to $SAMZOO_DATA.
-
-    Raises:
-        DataError: it is in neither; says what to fetch, where to put it and how to check it.
-        ConfigError: no root given.
-    """
-    if root is None:
-        raise ConfigError("data.root is not set; give the data set's folder, or set data.layout to phantom")
-    given = Path(root).expanduser()
-    places = [given.absolute()]
-    if not given.is_absolute() and os.environ.get("SAMZOO_DATA"):
-        places.append(Path(os.environ["SAMZOO_DATA"]).expanduser().absolute() / given)
-    for place in places:
-        if place.is_dir():
-            return place
-    hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
-    raise DataError(
-        f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"
-        f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
-        f"  where to put it: {places[-1]}{hint}\n"
-        f"  how to check it: samzoo verify {root}"
-    )
 
 
 @dataclass
@@ -311,14 +286,13 @@ def apply_splits(index: DatasetIndex, file: Path, fold: int) -> DatasetIndex:
     """Give the labelled cases the splits of a JSON file.
 
     The file is nnU-Net's splits_final.json (a list of folds, each {"train": [ids], "val": [ids]}) or one object with
-    any of train, val and test. Labelled cases that the file doesn't name are left out; a test set found by the reader
-    stays.
+    any of train, val and test. A name that is no case's id may be a patient: it stands for all cases of the patient.
+    Labelled cases that the file doesn't name are left out; a test set found by the reader stays.
 
     Raises:
-        DataError: unreadable, unknown id, id in two splits. ConfigError: no such fold.
+        DataError: unreadable, unknown name, case in two splits. ConfigError: no such fold.
     """
-    if not file.is_absolute() and not file.exists():
-        file = index.root / file
+    file = find_splits(file, index.root)
     content = read_json(file)
     if isinstance(content, list):
         if not 0 <= fold < len(content):
@@ -326,15 +300,18 @@ def apply_splits(index: DatasetIndex, file: Path, fold: int) -> DatasetIndex:
         content = content[fold]
     if not isinstance(content, dict) or not set(content) <= {"train", "val", "test"} or not content:
         raise DataError(f"{file}: expected an object with lists train, val (, test), or a list of such folds")
+    known: dict[str, list[str]] = defaultdict(list)
+    for entry in index.entries:
+        known[entry.patient].append(entry.id)
+    known |= {e.id: [e.id] for e in index.entries}
+    if missing := sorted({str(name) for names in content.values() for name in names} - set(known)):
+        raise DataError(f"{file}: {len(missing)} ids are not in the data set, first {missing[0]!r}")
     split_of: dict[str, Split] = {}
-    for split, ids in content.items():
-        for case_id in ids:
+    for split, names in content.items():
+        for case_id in (i for name in names for i in known[name]):
             if split_of.get(case_id, split) != split:
                 raise DataError(f"{file}: case {case_id!r} is in both {split_of[case_id]} and {split}")
             split_of[case_id] = split
-    known = {e.id for e in index.entries}
-    if missing := sorted(set(split_of) - known):
-        raise DataError(f"{file}: {len(missing)} ids are not in the data set, first {missing[0]!r}")
     kept, dropped = [], 0
     for entry in index.entries:
         if entry.id in split_of:
@@ -347,6 +324,15 @@ def apply_splits(index: DatasetIndex, file: Path, fold: int) -> DatasetIndex:
         (f"{dropped} labelled cases are in no split of {file.name} and left out",) if dropped else ()
     )
     return replace(index, entries=tuple(kept), notes=notes)
+
+
+def find_splits(file: Path, root: Path) -> Path:
+    """The file as given, else in the data set's folder, else by its bare name among the configs (configs/splits)."""
+    if file.is_absolute():
+        return file
+    folders = config_folders()[1:]
+    places = [file, root / file, *(f / file for f in folders), *(f / "splits" / file for f in folders)]
+    return next((p for p in places if p.is_file()), root / file)
 
 
 def check_patients(index: DatasetIndex) -> None:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.errors import ConfigError
 
+KFOLD_SEED = 12345
+"""nnU-Net's, so that its default folds and ours are the same (nnunetv2, `generate_crossval_split`)."""
 
-def assign_splits(index: DatasetIndex, val_fraction: float, test_fraction: float, seed: int) -> DatasetIndex:
+
+def assign_splits(
+    index: DatasetIndex,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
+) -> DatasetIndex:
     """Give every labelled case a split.
 
     A data set's own val and test sets stay as they are. Where one is missing, its share of all training patients
     is drawn, in an order that depends on (seed, patient) alone: a patient who joins the data set moves few others.
 
+    Args:
+        folds: validate on one of so many folds of the training patients instead of a share, see `kfold`.
+        fold: which.
+
     Raises:
-        ConfigError: fractions outside [0, 1].
+        ConfigError: fractions outside [0, 1]; folds that don't fit, or beside a validation set that is given.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction > 1:
         raise ConfigError(
@@ -26,12 +43,19 @@ def assign_splits(index: DatasetIndex, val_fraction: float, test_fraction: float
     given = {e.split for e in index.entries}
     pool = sorted({e.patient for e in index.entries if e.split in (None, "train")}, key=lambda p: _rank(p, seed))
     taken: dict[str, str] = {}
-    for split, fraction in (("test", test_fraction), ("val", val_fraction)):
+    if folds is not None and "val" in given:
+        raise ConfigError(
+            f"data.folds is {folds}, but {index.root} or data.splits_file has a validation set of its own; remove "
+            "data.folds, or use the own set as test (data.validation_as, layouts msd and isic)"
+        )
+    for split, fraction in (("test", test_fraction), ("val", val_fraction if folds is None else 0)):
         if split in given or fraction == 0 or not pool:
             continue
         wanted = max(1, round(fraction * (len(pool) + len(taken))))
         chosen, pool = pool[:wanted], pool[wanted:]
         taken |= dict.fromkeys(chosen, split)
+    if folds is not None:
+        taken |= dict.fromkeys(kfold(sorted(pool), folds, fold), "val")
 
     def settled(entry: CaseEntry) -> CaseEntry:
         if entry.split in (None, "train"):
@@ -39,6 +63,23 @@ def assign_splits(index: DatasetIndex, val_fraction: float, test_fraction: float
         return entry
 
     return replace(index, entries=tuple(settled(e) for e in index.entries))
+
+
+def kfold(names: Sequence[str], folds: int, fold: int) -> list[str]:
+    """Validation names of one fold: nnU-Net's default split, scikit-learn's shuffled KFold with seed 12345.
+
+    Args:
+        names: sorted.
+
+    Raises:
+        ConfigError: fewer than 2 folds or more than names; no such fold.
+    """
+    if not 2 <= folds <= len(names):
+        raise ConfigError(f"data.folds is {folds}; it must be from 2 to the number of training patients, {len(names)}")
+    if not 0 <= fold < folds:
+        raise ConfigError(f"data.fold is {fold}, but data.folds {folds} makes folds 0 to {folds - 1}")
+    order = np.random.RandomState(KFOLD_SEED).permutation(len(names))
+    return [names[i] for i in sorted(np.array_split(order, folds)[fold])]
 
 
 def limit_cases(index: DatasetIndex, most: int | None, seed: int) -> DatasetIndex:

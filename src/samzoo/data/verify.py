@@ -15,11 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Loaded, load
-from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, find_root
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
 from samzoo.data.overlays import save_overlay
 from samzoo.data.readers import read_index
 from samzoo.data.splits import assign_splits
 from samzoo.errors import SamzooError
+from samzoo.paths import find_root
 from samzoo.writing import write_atomically
 
 MAX_ANISOTROPY = 2.0
@@ -125,7 +126,8 @@ def verify(
     try:
         index = read_index(find_root(str(root), settings.get("source")), ReadSettings.pick(settings))
         fractions = settings.get("val_fraction", 0.15), settings.get("test_fraction", 0.2)
-        index = assign_splits(index, *fractions, settings.get("seed", 0))
+        folds = settings.get("folds"), settings.get("fold", 0)
+        index = assign_splits(index, *fractions, settings.get("seed", 0), *folds)
     except SamzooError as error:
         result.error(str(error))
     else:
