@@ -1,7 +1,8 @@
 """Golden sets: what the originals computed, found below --golden-root and described by each set's config.json.
 
 A test function with an argument `sam_set`, `sam_med2d_set`, ... runs once per set in folders of that name; with
-`sam_resize_set`, ... once per set that carries weights from one image size to another.
+`sam_resize_set`, ... once per set that carries weights from one image size to another. Where a method has sets of
+several forms, `@pytest.mark.golden(where=...)` names those that a test is for.
 """
 
 from __future__ import annotations
@@ -104,13 +105,19 @@ def golden_sets(root: Path, method: str) -> list[GoldenSet]:
     return [GoldenSet(f) for f in folders if method in (root.name, *f.relative_to(root).parts)]
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "golden(where): run for the golden sets of which where(set) is true")
+
+
 def pytest_generate_tests(metafunc):
+    marks = list(metafunc.definition.iter_markers("golden"))
     for argument in metafunc.fixturenames:
         if match := re.fullmatch(r"(\w+?)(_resize)?_set", argument):
             root = metafunc.config.getoption("--golden-root")
             if not root.is_dir():
                 raise pytest.UsageError(f"--golden-root: no folder {root}")
             found = [s for s in golden_sets(root, match[1]) if s.source.exists() == bool(match[2])]
+            found = [s for s in found if all(mark.kwargs["where"](s) for mark in marks)]
             names = [str(s.folder.relative_to(root.resolve())) for s in found]
             metafunc.parametrize(argument, found, ids=names)
 
