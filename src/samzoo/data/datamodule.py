@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,14 +23,14 @@ from samzoo.data.readers.unlabelled import read_unlabelled
 from samzoo.data.sampling import CaseSampler, SliceSampler
 from samzoo.data.splits import assign_splits, limit_cases
 from samzoo.data.store import Store, digest, source_signature
-from samzoo.data.views import CaseView, SliceView, collate, only
+from samzoo.data.views import CaseView, SlabView, SliceView, collate, only
+from samzoo.data.volume_augment import VolumeAugment, VolumeAugmentSettings
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import find_root
-from samzoo.types import Unit
 
 
 class SamzooDataModule(LightningDataModule):
-    """Cases of one data set: training slices, and whole cases for validation, test and prediction.
+    """Cases of one data set: slices, slabs or crops for training, and whole cases for validation, test and prediction.
 
     Args:
         root: Folder of the data set; relative to the working folder, or to $SAMZOO_DATA. Not needed for the phantom.
@@ -65,13 +66,17 @@ class SamzooDataModule(LightningDataModule):
         max_cases: At most this many cases of each split.
         batch_size: Training units per step and process.
         num_workers: Processes that load data.
-        units_per_epoch: Training units per epoch over all processes; default the number of training slices.
-        foreground_fraction: Share of training units for which a class is drawn first, then a slice that holds it.
+        units_per_epoch: Training units per epoch over all processes; default the number of training slices, or of slabs
+            that cover them.
+        foreground_fraction: Share of training units for which a class is drawn first, then a slice that holds it (and
+            a voxel of it as the centre of a slab or crop).
         seed: Of the split and of the data order.
         store_dtype: Number format of images in the store.
         predict_root: Folder or file with images to predict; default the data set's own unlabelled images.
         phantom: Size and seed of the embedded data set.
         augment: Augmentation of training slices, {} for its defaults; default none. Drawn anew for each training unit.
+        volume_augment: Augmentation of training slabs and crops, for methods in 3D, {} for nnU-Net's defaults; default
+            none. Drawn anew for each training unit.
         features: Train and validate from cached features of a frozen encoder, {} for its defaults; default off. The
             cache is made before the first epoch and kept in $SAMZOO_HOME/features.
 
@@ -115,6 +120,7 @@ class SamzooDataModule(LightningDataModule):
         predict_root: str | list[str] | None = None,
         phantom: PhantomSettings = PhantomSettings(),  # noqa: B008 frozen
         augment: AugmentSettings | None = None,
+        volume_augment: VolumeAugmentSettings | None = None,
         features: FeatureCacheSettings | None = None,
     ) -> None:
         super().__init__()
@@ -129,6 +135,7 @@ class SamzooDataModule(LightningDataModule):
         self.units_per_epoch, self.foreground_fraction = units_per_epoch, foreground_fraction
         self.predict_root = predict_root
         self.augment = None if augment is None else Augment(augment, seed)
+        self.volume_augment = None if volume_augment is None else VolumeAugment(volume_augment, seed)
         self.features = features
         if features is not None:
             features.check(augment)
@@ -217,6 +224,8 @@ class SamzooDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Fill the store for a stage (fit, validate, test, predict); nothing happens if it is filled."""
+        if stage == "fit" and self._method is not None:
+            self._trains_on_slices()  # what is wrong is said before anything is decoded
         splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
         self.build_store(splits.get(stage, ()))
 
@@ -233,22 +242,21 @@ class SamzooDataModule(LightningDataModule):
         """Batches (`types.Batch`) of training units. What the feature cache lacks is made first.
 
         Raises:
-            DataError: no training case, or none with a label.
+            DataError: no training case, or one without a label. ConfigError: settings for another kind of unit.
         """
-        unit: Unit = "slice"
-        if self.trainer is not None and self.trainer.lightning_module is not None:
-            unit = self.trainer.lightning_module.spec.unit
-        if unit != "slice":
-            raise ConfigError(f"training units {unit!r} are not offered yet; only slices are")
+        slices = self._trains_on_slices()
         entries = self._needed("train")
         cases = [self.store.open(e) for e in entries]
         if unlabelled := [e.id for e, c in zip(entries, cases, strict=True) if not c.labelled]:
             raise DataError(f"training case {unlabelled[0]!r} has no label")
         rank, ranks = self._rank_and_ranks()
         views = self.features.views if self.features is not None else None
-        sampler = SliceSampler(
-            [c.counts() for c in cases], self.units_per_epoch, self.foreground_fraction, self.seed, rank, ranks, views
-        )
+        shapes = [] if slices else [self._method.unit_shape(c.spacing) for c in cases]
+        units = self.units_per_epoch
+        if units is None and shapes:
+            units = sum(math.ceil(c.shape[0] / depth) for c, (depth, *_) in zip(cases, shapes, strict=True))
+        counts = [c.counts() for c in cases]
+        sampler = SliceSampler(counts, units, self.foreground_fraction, self.seed, rank, ranks, views)
         if len(sampler) == 0:
             raise ConfigError(f"data.units_per_epoch {sampler.units} is less than the number of processes ({ranks})")
         cached = None
@@ -257,6 +265,8 @@ class SamzooDataModule(LightningDataModule):
             cache = self._feature_cache(entries, self.entries("val") if validates else ())
             cached = [cache.open(e) for e in entries]
         view = SliceView(entries, cases, self.augment, cached)
+        if not slices:
+            view = SlabView(entries, cases, shapes, self.seed, self.volume_augment)
         return self._loader(view, sampler, self.batch_size, collate, torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader | list:
@@ -298,11 +308,34 @@ class SamzooDataModule(LightningDataModule):
         view = CaseView(entries, cases=[self.store.open(e) for e in entries], cached=cached)
         return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
 
+    @property
+    def _method(self) -> Any:
+        return None if self.trainer is None else self.trainer.lightning_module
+
+    def _trains_on_slices(self) -> bool:
+        """Raises ConfigError: settings for another kind of training unit."""
+        method = self._method
+        if method is None or method.spec.unit == "slice":
+            if self.volume_augment is not None:
+                raise ConfigError(
+                    "data.volume_augment is for methods on slabs or crops, but training units are slices: use "
+                    "data.augment, and set data.volume_augment to null"
+                )
+            return True
+        units = f"{method.spec.name} is trained on {method.spec.unit}s"
+        if self.augment is not None:
+            raise ConfigError(
+                f"data.augment is for slices, but {units}: use data.volume_augment, and set data.augment to null"
+            )
+        if self.features is not None:
+            raise ConfigError(f"data.features are of slices, but {units}: set data.features to null")
+        return False
+
     def _feature_cache(self, train: Sequence[CaseEntry], val: Sequence[CaseEntry]) -> FeatureCache:
         """With all that these cases need; every process calls it."""
-        if self.trainer is None or self.trainer.lightning_module is None:
+        if self._method is None:
             raise ConfigError("data.features are what a method makes of the data: they need a trainer and its method")
-        trainer, method = self.trainer, self.trainer.lightning_module
+        trainer, method = self.trainer, self._method
         cache = FeatureCache(self.store, self.features, method, self.augment, str(trainer.precision))
         rank, ranks = self._rank_and_ranks()
         precision, barrier = trainer.precision_plugin.forward_context, trainer.strategy.barrier

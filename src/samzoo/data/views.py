@@ -1,4 +1,4 @@
-"""What the data loaders read from: slices and whole cases as torch tensors."""
+"""What the data loaders read from: slices, slabs and whole cases as torch tensors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from samzoo.data.augment import Augment, unit_key
+from samzoo.data.augment import Augment, place_key, unit_key
 from samzoo.data.decode import DecodeSettings, decode
 from samzoo.data.features import CachedCase
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.sampling import SliceKey
 from samzoo.data.store import StoredCase
+from samzoo.data.volume_augment import VolumeAugment
 from samzoo.types import IGNORE, Batch, Case
 
 
 @dataclass(frozen=True)
-class SliceUnit:
-    """One training slice: image float32 (C, H, W) or its cached features, label int64 (H, W), spacing (H, W) mm."""
+class TrainingUnit:
+    """One slice, S = (H, W), or one slab or crop, S = (D, H, W).
+
+    Args:
+        image: float32 (C, *S) in [0, 1]; None where `features` stand for it.
+        label: int64 (*S).
+        spacing: mm in the axis order of S.
+        slice_index: the (first) slice in its case.
+        features: of a slice, from a cache.
+    """
 
     image: Tensor | None
     label: Tensor
-    spacing: tuple[float, float]
+    spacing: tuple[float, ...]
     case_id: str
     patient: str
     slice_index: int
@@ -51,7 +60,7 @@ class SliceView(Dataset):
     ) -> None:
         self.entries, self.cases, self.augment, self.cached = entries, cases, augment, cached
 
-    def __getitem__(self, key: SliceKey) -> SliceUnit:
+    def __getitem__(self, key: SliceKey) -> TrainingUnit:
         """Raises DataError: cached features were tampered with."""
         entry, case = self.entries[key.case], self.cases[key.case]
         image = features = None
@@ -65,7 +74,7 @@ class SliceView(Dataset):
             image = torch.from_numpy(case.image()[:, key.slice].astype(np.float32))
             if self.augment is not None:
                 image, label = self.augment(image, label, *unit_key(key.epoch, key.position))
-        return SliceUnit(
+        return TrainingUnit(
             image=image,
             label=label.long(),
             spacing=case.spacing[1:],
@@ -77,6 +86,70 @@ class SliceView(Dataset):
 
     def __len__(self) -> int:
         return sum(c.shape[0] for c in self.cases)
+
+
+class SlabView(Dataset):
+    """Slabs and crops of stored cases, asked for by the `SliceKey` of the slice that they are cut around.
+
+    If a class was drawn, the centre is a random voxel of it on that slice; else any place on it. What would stick out
+    is moved inside. Along an axis on which the volume is smaller than the unit it lies in the middle, and the rest is 0
+    in the image and background in the label, as nnU-Net has it.
+
+    Args:
+        entries, cases: of the same cases.
+        shapes: per case, (d, h, w) voxels of its units.
+        seed: of the places.
+        augment: applied to each unit anew; None leaves it as it is.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[CaseEntry],
+        cases: Sequence[StoredCase],
+        shapes: Sequence[tuple[int, int, int]],
+        seed: int,
+        augment: VolumeAugment | None = None,
+    ) -> None:
+        self.entries, self.cases, self.shapes, self.seed, self.augment = entries, cases, shapes, seed, augment
+
+    def __len__(self) -> int:
+        return sum(c.shape[0] for c in self.cases)
+
+    def __getitem__(self, key: SliceKey) -> TrainingUnit:
+        entry, case = self.entries[key.case], self.cases[key.case]
+        stored = case.label()
+        shape, first = self.shapes[key.case], self._first(key, stored)
+        spans = [(max(f, 0), min(f + n, full)) for f, n, full in zip(first, shape, case.shape, strict=True)]
+        inside = tuple(slice(*span) for span in spans)
+        place = tuple(slice(low - f, high - f) for (low, high), f in zip(spans, first, strict=True))
+        label = torch.zeros(shape, dtype=torch.uint8)
+        label[place] = torch.from_numpy(np.array(stored[inside]))
+        values = torch.from_numpy(case.image()[:, *inside].astype(np.float32))
+        image = torch.zeros(len(values), *shape)
+        image[:, *place] = values
+        if self.augment is not None:
+            image, label = self.augment(image, label, *unit_key(key.epoch, key.position))
+        return TrainingUnit(
+            image=image,
+            label=label.long(),
+            spacing=case.spacing,
+            case_id=entry.id,
+            patient=entry.patient,
+            slice_index=spans[0][0],
+        )
+
+    def _first(self, key: SliceKey, label: np.ndarray) -> list[int]:
+        """(3,) the unit's first voxel in the case, negative where the unit is larger than the volume."""
+        rng = np.random.default_rng((self.seed, *place_key(key.epoch, key.position)))
+        room = [full - n for full, n in zip(label.shape, self.shapes[key.case], strict=True)]
+        if key.class_id:
+            voxels = np.argwhere(label[key.slice] == key.class_id)
+            y, x = voxels[rng.integers(len(voxels))]
+            wanted = [c - n // 2 for c, n in zip((key.slice, y, x), self.shapes[key.case], strict=True)]
+        else:
+            depth = key.slice - self.shapes[key.case][0] // 2
+            wanted = [depth, *(rng.integers(max(r, 0) + 1) for r in room[1:])]
+        return [int(min(max(w, 0), r)) if r >= 0 else -(-r // 2) for w, r in zip(wanted, room, strict=True)]
 
 
 class CaseView(Dataset):
@@ -117,13 +190,14 @@ class CaseView(Dataset):
         )
 
 
-def collate(units: Sequence[SliceUnit]) -> Batch:
-    """Stack slices, padded at the far end to the largest: image with 0, label with 255. Features are stacked."""
+def collate(units: Sequence[TrainingUnit]) -> Batch:
+    """Stack units, padded at the far end to the largest: image with 0, label with 255. Features are stacked."""
     sizes = torch.tensor([u.label.shape for u in units])
-    height, width = sizes.amax(0).tolist()
+    largest = sizes.amax(0).tolist()
 
     def pad(tensor: Tensor, value: float) -> Tensor:
-        return F.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
+        missing = [n - of for n, of in zip(largest, tensor.shape[-len(largest) :], strict=True)]
+        return F.pad(tensor, [p for n in reversed(missing) for p in (0, n)], value=value)
 
     cached = units[0].features is not None
     return Batch(

@@ -21,8 +21,9 @@ class VolumeAugmentSettings:
     """Probabilities and ranges; each step has a coin of its own.
 
     The defaults are those of nnU-Net 2.5 for anisotropic volumes (its "dummy 2D" mode): rotation and scaling stay in
-    the plane and are the same for all slices. nnU-Net works on standardised values, samzoo on [0, 1], where a standard
-    deviation is about 0.25: additive strengths are a quarter of nnU-Net's, and values are cut off at 0 and 1 in the end.
+    the plane and are the same for all slices. nnU-Net works on standardised values, samzoo on [0, 1], where a
+    standard deviation is about 0.25: the noise is a quarter of nnU-Net's, brightness is multiplied from 0 rather than
+    from the mean, and values are cut off at 0 and 1 in the end.
 
     Args:
         rotate_p: of a rotation of at most `rotate` degrees; what comes in from outside is 0, and background.
@@ -45,8 +46,8 @@ class VolumeAugmentSettings:
         gamma_p: of a gamma of the values; mean and standard deviation stay.
         gamma: lowest and highest; half of the draws are below 1.
         mirror_p: of mirroring, for each of `mirror_axes`.
-        mirror_axes: 0 depth, 1 height, 2 width. Leave out the axis from left to right where left and right are different
-            classes (kidneys, lungs): mirrored, one looks like the other.
+        mirror_axes: 0 depth, 1 height, 2 width. Leave out the axis from left to right where the two sides are
+            different classes (kidneys, lungs): mirrored, one looks like the other.
     """
 
     rotate_p: float = 0.2
