@@ -5,10 +5,12 @@ from collections import Counter
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
 from samzoo.geometry import plan
 from samzoo.methods.base import Method
+from samzoo.methods.slab import SlabMethod
 from samzoo.types import Case, MethodSpec
 
 
@@ -157,3 +159,39 @@ def make_case(case_id="a", shape=(6, 40, 52), spacing=(3.0, 1.0, 0.5), lesion=Tr
         truth[depth // 2 : depth // 2 + 2, 2:6, 2:8] = 2
     grey = torch.linspace(0.1, 0.9, depth)[None, :, None, None].expand(1, *shape).clone()
     return Case(case_id, f"p_{case_id}", grey, torch.from_numpy(truth) if label else None, spacing, np.eye(4))
+
+
+class Slabs(SlabMethod):
+    """Class k where the grey value is near (k + 0.5) / (K + 1), on windows; every window adds a ramp of its own.
+
+    Logits are functions of a voxel's value and of its place in the window, so that any stitching can be worked out.
+    """
+
+    spec = MethodSpec("Slabs", 3, "slab", frozenset({"auto"}), True, "everything")
+
+    def __init__(self, patch=(4, 16, 20), spacing=None, ramp=0.0, num_classes=2, class_names=("organ", "lesion")):
+        super().__init__(patch, spacing, 1, (0.0, 1.0), num_classes=num_classes, class_names=class_names)
+        self.ramp = ramp
+        self.calls = []
+        self.convolution = torch.nn.Conv3d(1, 1, 1, bias=False)
+        torch.nn.init.ones_(self.convolution.weight)
+
+    def encode(self, x):
+        assert x.shape[2:] == self.window
+        self.calls.append(len(x))
+        return self.convolution(x)
+
+    def decode(self, embedding, prompts, state=None):
+        assert prompts is None
+        levels = (torch.arange(1, self.num_classes + 1) + 0.5) / (self.num_classes + 1)
+        logits = 0.5 / (self.num_classes + 1) - (embedding - levels[:, None, None, None]).abs()
+        ramps = [torch.linspace(0, self.ramp, side) ** 2 for side in self.window]
+        return logits + ramps[0][:, None, None] - ramps[1][:, None] + 2 * ramps[2], {}
+
+
+def grey_case(shape, spacing=(3.0, 1.0, 1.0), num_classes=2, seed=0, case_id="a"):
+    """Smooth noise from 0 to 1, labelled as `Slabs` without a ramp would on these voxels."""
+    noise = gaussian_filter(np.random.default_rng(seed).random(shape), [min(2, n / 4) for n in shape])
+    image = torch.from_numpy((noise - noise.min()) / np.ptp(noise)).float()
+    label = (image * (num_classes + 1)).clamp(0, num_classes).byte()
+    return Case(case_id, "p", image[None], label, spacing, np.eye(4))
