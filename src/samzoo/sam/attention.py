@@ -36,39 +36,33 @@ class Attention(EncoderAttention):
         dim: D.
         num_heads: heads of width d = D / num_heads.
         grid: g, side of the token map.
-        window: side of the windows, 0 for global attention.
+        window: side of the windows, 0 for global attention. That may also be asked for a smaller square map: the
+            relative positions are then interpolated linearly, as segment-anything does.
     """
 
     def __init__(self, dim: int, num_heads: int, grid: int, window: int = 0) -> None:
         side = window or grid
         super().__init__(dim, num_heads, qkv_bias=True, use_rel_pos=True, input_size=(side, side))
-        self.side = side
+        self.side, self.window = side, window
         offsets = torch.arange(side)
         self.register_buffer("rel_index", offsets[:, None] - offsets[None, :] + side - 1, persistent=False)
         rows = torch.eye(side).repeat_interleave(side, 0)
         self.register_buffer("one_hot", torch.cat([rows, torch.eye(side).repeat(side, 1)], 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, g, g, D) -> (B, g, g, D)"""
+        """(B, h, w, D) -> (B, h, w, D)"""
         _, h, w, dim = x.shape
+        side = self.window or h
         qkv = self.qkv(x)
         parts = [
-            torch.cat([self._windows(qkv[:, top:bottom, left:right]) for left, right in self._bands(w)], dim=2)
-            for top, bottom in self._bands(h)
+            torch.cat([self._windows(qkv[:, top:bottom, left:right], side) for left, right in _bands(w, side)], dim=2)
+            for top, bottom in _bands(h, side)
         ]
         return self.proj(torch.cat(parts, dim=1).view(-1, h, w, dim))
 
-    def _bands(self, length: int) -> Iterator[tuple[int, int]]:
-        """The whole windows along an axis, then the one that needs padding."""
-        whole = length - length % self.side
-        if whole:
-            yield 0, whole
-        if whole < length:
-            yield whole, length
-
-    def _windows(self, qkv: Tensor) -> Tensor:
-        """Whole windows side by side, or one short one: (B, a, b, 3D) -> (B, a, b, D)"""
-        s, heads = self.side, self.num_heads
+    def _windows(self, qkv: Tensor, s: int) -> Tensor:
+        """Whole windows of side s beside each other, or one short one: (B, a, b, 3D) -> (B, a, b, D)"""
+        heads = self.num_heads
         batch, a, b, _ = qkv.shape
         dim = qkv.shape[-1] // 3
         rows, cols = -(-a // s), -(-b // s)
@@ -89,21 +83,39 @@ class Attention(EncoderAttention):
             real = F.pad(qkv.new_ones(a, b, 1, dtype=torch.bool), (0, 0, 0, short[1], 0, short[0]))
             k, v = split(torch.where(real, F.pad(qkv[..., dim:], (0, 0, 0, short[1], 0, short[0])), padding))
         high, wide = q.shape[2:4]
-        out = self._attend(q, k.flatten(2, 3), v.flatten(2, 3))
+        out = self._attend(q, k.flatten(2, 3), v.flatten(2, 3), s)
         out = out.view(batch, rows, cols, heads, high, wide, -1).permute(0, 1, 4, 2, 5, 3, 6)
         return out.reshape(batch, a, b, dim)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, s: int) -> Tensor:
         """q (n, heads, rows, columns, d), k and v (n, heads, s * s, d) -> (n, heads, rows * columns, d)"""
-        s, d, (high, wide) = self.side, q.shape[-1], q.shape[2:4]
-        rel_h = torch.einsum("nhijd,ikd->nhijk", q, self.rel_pos_h[self.rel_index[:high]].to(q.dtype)).flatten(2, 3)
-        rel_w = torch.einsum("nhijd,jkd->nhijk", q, self.rel_pos_w[self.rel_index[:wide]].to(q.dtype)).flatten(2, 3)
+        d, (high, wide) = q.shape[-1], q.shape[2:4]
+        index, by_row, by_column, one_hot = self._tables(s)
+        rel_h = torch.einsum("nhijd,ikd->nhijk", q, by_row[index[:high]].to(q.dtype)).flatten(2, 3)
+        rel_w = torch.einsum("nhijd,jkd->nhijk", q, by_column[index[:wide]].to(q.dtype)).flatten(2, 3)
         q = q.flatten(2, 3)
         if s * s < AUGMENT_FROM.get(q.device.type, 1024):
             bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(3)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         extra = -(d + 2 * s) % 8  # fused kernels want heads of a multiple of 8, the same for q, k and v
         q = torch.cat([q * self.scale, rel_h, rel_w], -1)
-        k = torch.cat([k, self.one_hot.to(k.dtype).expand(*k.shape[:2], -1, -1)], -1)
+        k = torch.cat([k, one_hot.to(k.dtype).expand(*k.shape[:2], -1, -1)], -1)
         q, k, v = F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, 2 * s + extra))
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :d]
+
+    def _tables(self, s: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For maps of side s: index into the relative positions, these by row and by column, and the one-hot keys."""
+        if s == self.side:
+            return self.rel_index, self.rel_pos_h, self.rel_pos_w, self.one_hot
+        h, w = (F.interpolate(t.T[None], 2 * s - 1, mode="linear")[0].T for t in (self.rel_pos_h, self.rel_pos_w))
+        one_hot = self.one_hot.view(self.side, self.side, 2, self.side)[:s, :s, :, :s].reshape(s * s, 2 * s)
+        return self.rel_index[:s, :s] - (self.side - s), h, w, one_hot
+
+
+def _bands(length: int, side: int) -> Iterator[tuple[int, int]]:
+    """The whole windows along an axis, then the one that needs padding."""
+    whole = length - length % side
+    if whole:
+        yield 0, whole
+    if whole < length:
+        yield whole, length

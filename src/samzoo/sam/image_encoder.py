@@ -45,10 +45,17 @@ class ImageEncoder(nn.Module):
     Args:
         config: sizes.
         adapter: given D, builds the module that stands beside each block's MLP; None for plain SAM.
+        block: given its index, builds a block in place of `Block`.
     """
 
-    def __init__(self, config: SamConfig, adapter: Callable[[int], nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        config: SamConfig,
+        adapter: Callable[[int], nn.Module] | None = None,
+        block: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
+        block = block or (lambda index: Block(config, index, adapter))
         patch = (config.patch_size, config.patch_size)
         self.image_size = config.image_size
         self.use_adapters = True
@@ -56,7 +63,7 @@ class ImageEncoder(nn.Module):
         self.patch_embed = PatchEmbed(kernel_size=patch, stride=patch, embed_dim=config.embed_dim)
         self.pos_embed = nn.Parameter(torch.empty(1, config.grid, config.grid, config.embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.blocks = nn.ModuleList(Block(config, i, adapter) for i in range(config.depth))
+        self.blocks = nn.ModuleList(block(i) for i in range(config.depth))
         width = config.prompt_embed_dim
         self.neck = nn.Sequential(
             nn.Conv2d(config.embed_dim, width, kernel_size=1, bias=False),

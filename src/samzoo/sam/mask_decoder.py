@@ -69,7 +69,7 @@ class MaskDecoder(modeling.MaskDecoder):
             image, gather = embedding + dense, lambda rows: rows[image_index]
         else:
             image, gather = embedding[image_index] + dense, lambda rows: rows
-        answered, image = self._transform(_to_tokens(image), _to_tokens(image_pe), tokens, gather)
+        answered, image = self._transform(to_tokens(image), to_tokens(image_pe), tokens, gather)
 
         chosen = (list(range(1, self.num_mask_tokens)) if masks else [0]) if isinstance(masks, bool) else list(masks)
         hyper = torch.stack([self.output_hypernetworks_mlps[i](answered[:, 1 + i]) for i in chosen], dim=1)
@@ -85,18 +85,18 @@ class MaskDecoder(modeling.MaskDecoder):
         queries = tokens
         for layer in self.transformer.layers:
             placed = queries if layer.skip_first_layer_pe else queries + tokens
-            attended = _attention(layer.self_attn, placed, placed, queries)
+            attended = attend(layer.self_attn, placed, placed, queries)
             queries = layer.norm1(attended if layer.skip_first_layer_pe else queries + attended)
 
             image_placed = image + image_pe
-            attended = _attention(layer.cross_attn_token_to_image, queries + tokens, image_placed, image, to_kv=gather)
+            attended = attend(layer.cross_attn_token_to_image, queries + tokens, image_placed, image, to_kv=gather)
             queries = layer.norm2(queries + attended)
             queries = layer.norm3(queries + layer.mlp(queries))
 
-            attended = _attention(layer.cross_attn_image_to_token, image_placed, queries + tokens, queries, to_q=gather)
+            attended = attend(layer.cross_attn_image_to_token, image_placed, queries + tokens, queries, to_q=gather)
             image = layer.norm4(gather(image) + attended)
             gather = _same
-        attended = _attention(self.transformer.final_attn_token_to_image, queries + tokens, image + image_pe, image)
+        attended = attend(self.transformer.final_attn_token_to_image, queries + tokens, image + image_pe, image)
         return self.transformer.norm_final_attn(queries + attended), image
 
     def _masks(self, image: Tensor, hyper: Tensor, grid: int) -> Tensor:
@@ -118,7 +118,7 @@ def _same(rows: Tensor) -> Tensor:
     return rows
 
 
-def _to_tokens(image: Tensor) -> Tensor:
+def to_tokens(image: Tensor) -> Tensor:
     """(B, C, g, g) -> (B, g * g, C)"""
     return image.flatten(2).transpose(1, 2)
 
@@ -129,7 +129,7 @@ def _to_quarters(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
     return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, -1))
 
 
-def _attention(
+def attend(
     layer: modeling.DecoderAttention, q: Tensor, k: Tensor, v: Tensor, to_q: Gather = _same, to_kv: Gather = _same
 ) -> Tensor:
     """segment-anything's decoder attention through the fused kernel, rows gathered after the projections."""

@@ -46,5 +46,7 @@ EncoderAttention = _modeling.image_encoder.Attention
 PatchEmbed = _modeling.image_encoder.PatchEmbed
 DecoderAttention = _modeling.transformer.Attention
 TwoWayAttentionBlock = _modeling.transformer.TwoWayAttentionBlock
+window_partition = _modeling.image_encoder.window_partition
+window_unpartition = _modeling.image_encoder.window_unpartition
 LayerNorm2d = _modeling.common.LayerNorm2d
 MLPBlock = _modeling.common.MLPBlock
