@@ -10,6 +10,7 @@ import torch
 from samzoo.errors import ConfigError
 from samzoo.methods.masksam import loss as loss_module
 from samzoo.methods.masksam.loss import ACDC_SYNAPSE, TERMS, Criterion, LossSettings
+from samzoo.methods.masksam.matcher import sample_targets
 from samzoo.methods.masksam.targets import mask_boxes, slice_targets
 
 S, N, K, SIDE = 3, 6, 4, 16
@@ -114,6 +115,17 @@ def test_ignored_voxels_count_for_nothing(slices, predictions):
     torch.testing.assert_close(grads_again, grads, rtol=0, atol=0)
     other[1][..., :10] *= -3
     assert values(gradients(other, targets)[0])[-1] != values(terms)[-1]
+
+
+def test_points_beside_ignored_pixels():
+    """Half-way to an ignored pixel a target would be half a target: such points are left out, those at borders not."""
+    masks = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    valid = torch.ones(1, 4, 4, dtype=torch.bool)
+    masks[..., 2:], valid[..., 2:] = False, False
+    x = torch.tensor([0.0, 0.125, 0.375, 0.5, 0.7])
+    wanted, weight = sample_targets(masks, valid, torch.stack([x, torch.full_like(x, 0.5)], -1)[None])
+    assert weight.flatten().tolist() == [1, 1, 1, 0, 0]
+    assert wanted.flatten().tolist() == [0.5, 1, 1, 0, 0]
 
 
 def test_a_slice_of_ignored_voxels_is_as_if_absent(slices, predictions):
