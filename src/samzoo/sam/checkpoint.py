@@ -25,11 +25,19 @@ def _empty_dict(*_: Any) -> dict:
     return {}
 
 
+_NUMPY = {f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")} | {
+    "numpy.dtype",
+    "numpy.ndarray",
+}
+"""What numpy's numbers and arrays are pickled as, before and since numpy 2."""
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors file or of a torch file (flat, or under "model"), or of a checkpoint of samzoo's own.
 
-    SAM-Med2D's training writes {"model": state dict, "optimizer": the optimiser *object*}; such a file is opened with
-    inert stand-ins for the classes of torch.optim. Any other object in a file is refused.
+    SAM-Med2D's training writes {"model": state dict, "optimizer": the optimiser *object*}, that of MaskSAM (nnU-Net)
+    {"network_weights": state dict, ...} with figures of its log as numbers of numpy: such files are opened with inert
+    stand-ins for the classes of torch.optim and for numpy's. Any other object in a file is refused.
 
     Raises:
         WeightsError: unreadable, not a state dict, or with objects other than tensors in it.
@@ -42,7 +50,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # broken files fail in as many ways as there are bytes
         raise WeightsError(f"{path} can't be read as weights ({_first_line(error)}); is it complete?") from error
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "network_weights"):
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]
     if not isinstance(data, Mapping) or not data:
@@ -64,7 +72,8 @@ def _read_torch(path: Path) -> Any:
     except ValueError:  # the format before torch 1.6 can't be looked through beforehand
         foreign = []
     stand_ins: dict[str, Any] = {"builtins.dict": _Inert, "collections.defaultdict": _empty_dict}
-    refused = [name for name in foreign if not name.startswith("torch.optim.") and name not in stand_ins]
+    inert = [name for name in foreign if name.startswith("torch.optim.") or name in _NUMPY]
+    refused = [name for name in foreign if name not in inert and name not in stand_ins]
     if refused:
         raise WeightsError(
             f"{path} holds code or objects that are not tensors and was not opened: {', '.join(sorted(refused))}. "

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from samzoo.errors import WeightsError
 from samzoo.sam.checkpoint import read_state_dict
 from samzoo.sam.config import ARCHITECTURES
-from samzoo.sam.model import Sam
 from samzoo.sam.weights import find_weights
 
 Shape = tuple[int, ...]
@@ -61,13 +60,14 @@ class LoadReport:
 
 
 def load_weights(
-    sam: Sam,
+    sam: nn.Module,
     source: str | Path,
     new: Callable[[str], bool] = lambda key: False,
     ignore: Callable[[str], bool] = lambda key: False,
     encoder_only: bool = False,
     rename: Callable[[str], str] = lambda key: key,
     whole: Callable[[str], str | None] = lambda key: None,
+    check: Callable[[Path, Mapping[str, Tensor]], None] = lambda path, state: None,
 ) -> LoadReport:
     """Fill `sam` from a file and print what was done; on an error `sam` is left as it was.
 
@@ -75,18 +75,21 @@ def load_weights(
     linearly, each judged by shape. Files of timm's `samvit_*` (encoder only) are translated.
 
     Args:
+        sam: a `Sam`, or what holds SAM's parts under the same names.
         source: name in `WEIGHTS`, path, or url.
         new: tells by key which parameters the file may lack (adapters, say).
         ignore: tells by key what of the file may be left out.
         encoder_only: accept a file without any prompt encoder and mask decoder, which then stay as they are.
         rename: takes the file's names to those of the model.
         whole: names the part a tensor belongs to, if the file may lack this part as a whole only.
+        check: sees the path and the renamed tensors first, to refuse them in better words than a loader can find.
 
     Raises:
         WeightsError: not to be had, unreadable, of another architecture, or with tensors that nothing explains.
     """
     file = find_weights(source)
     state = _renamed(file.path, _to_official_names(read_state_dict(file.path)), rename)
+    check(file.path, state)
     own = sam.state_dict()
     held = {key: tensor for key, tensor in state.items() if key in own}
     resized = {}
@@ -190,6 +193,8 @@ def _complaint(
         parts.append("it has SAM-Med2D's adapters: load it into the method SAMMed2D")
     if any(key.startswith(_PROMISE) for key in unknown):
         parts.append("it has ProMISe's modules: load it into the method ProMISe")
+    if any(key.startswith("sam_model.") or key.endswith(".temporal_embedding") for key in unknown):
+        parts.append("it has MaskSAM's modules: load it into the method MaskSAM")
     parts.append(f"the file looks like {_looks_like(state)}, the model like {_looks_like(own)}")
     return f"{path} does not fit: {'; '.join(parts)}"
 

@@ -43,7 +43,7 @@ class Output:
 
 
 class MaskSAMNetwork(nn.Module):
-    """SAM's own parameters are frozen, all others are trained.
+    """The network. What of it is SAM's own, and what is new, it says itself; to freeze is up to the method.
 
     Args:
         config: sizes of SAM; image_size is the canvas, of which patches of the direct design are the top-left part.
@@ -67,34 +67,24 @@ class MaskSAMNetwork(nn.Module):
         self.mask_decoder = SlabMaskDecoder(config, settings)
         self.generator = PromptGenerator(config, settings, doublings, levels)
         self.final_conv = _final_head(settings, enlarging) if direct else None
-        for parameter in self.sam_parameters().values():
-            parameter.requires_grad_(False)
-
-    def sam_parameters(self) -> dict[str, nn.Parameter]:
-        """Those that a plain SAM of these sizes has too, by name."""
         with torch.device("meta"):
-            plain = {name for name, _ in Sam(self.config).named_parameters()}
-        return {name: parameter for name, parameter in self.named_parameters() if name in plain}
+            self.sam_keys = frozenset(Sam(config).state_dict())
+        """What a plain SAM of these sizes holds under the same names."""
 
-    def new_parameters(self) -> dict[str, nn.Parameter]:
-        """MaskSAM's own, by name."""
-        plain = self.sam_parameters()
-        return {name: parameter for name, parameter in self.named_parameters() if name not in plain}
+    def sam_parameters(self) -> list[nn.Parameter]:
+        """SAM's own."""
+        return [parameter for name, parameter in self.named_parameters() if name in self.sam_keys]
 
-    def unused_parameters(self) -> dict[str, nn.Parameter]:
-        """SAM's that no forward pass uses, by name: what embeds points or no mask, and what answers the rest."""
+    def new_parameters(self) -> list[nn.Parameter]:
+        """MaskSAM's: stem, generator, head, adapters, depth embeddings, classifier token and class head."""
+        return [parameter for name, parameter in self.named_parameters() if name not in self.sam_keys]
+
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """Those of SAM that no forward pass uses: for points, for no mask, for further masks, for their quality."""
         prompts, decoder = self.prompt_encoder, self.mask_decoder
-        unused = nn.ModuleList(
-            [
-                *prompts.point_embeddings[:2],
-                prompts.not_a_point_embed,
-                prompts.no_mask_embed,
-                *decoder.output_hypernetworks_mlps[1:],
-                decoder.iou_prediction_head,
-            ]
-        )
-        there = {id(parameter) for parameter in unused.parameters()}
-        return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in there}
+        unused = [*prompts.point_embeddings[:2], prompts.not_a_point_embed, prompts.no_mask_embed]
+        unused += [*decoder.output_hypernetworks_mlps[1:], decoder.iou_prediction_head]
+        return list(nn.ModuleList(unused).parameters())
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, C, T, H, W) -> the levels that the generator reads (S, E, h, w), earliest first, and neck (S, P, h, w).
@@ -241,8 +231,8 @@ def _check(config: SamConfig, settings: MaskSAMSettings) -> tuple[int, int]:
         given = f"{len(settings.widths)} widths"
         given += "" if settings.kernels is None else f" and {len(settings.kernels)} kernels"
         raise ConfigError(
-            f"MaskSAM ({settings.design}, SAM's patches of {patch}): the generator has {stages} stages and takes as many "
-            f"widths and kernels, got {given}"
+            f"MaskSAM ({settings.design}, SAM's patches of {patch}): the generator has {stages} stages and takes "
+            f"as many widths and kernels, got {given}"
         )
     if any(k % 2 == 0 for kernel in settings.kernels or () for k in kernel):
         raise ConfigError(f"MaskSAM: kernels must be odd, got {settings.kernels}")
