@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 from PIL import Image
@@ -197,10 +199,10 @@ def write_isic(root: Path) -> Path:
     return root
 
 
-def write_acdc(root: Path) -> Path:
-    """database/training with four patients, database/testing with two; two labelled frames each, and the film."""
+def write_acdc(root: Path, training: Iterable[int] = (1, 2, 3, 4)) -> Path:
+    """database/training with some patients, database/testing with two; two labelled frames each, and the film."""
     rng = np.random.default_rng(5)
-    for part, patients in (("training", (1, 2, 3, 4)), ("testing", (101, 102))):
+    for part, patients in (("training", training), ("testing", (101, 102))):
         for number in patients:
             folder = root / "database" / part / f"patient{number:03d}"
             for frame in (1, 12):
@@ -210,6 +212,48 @@ def write_acdc(root: Path) -> Path:
                 save_nifti(folder / f"{folder.name}_frame{frame:02d}_gt.nii.gz", label)
             save_nifti(folder / f"{folder.name}_4d.nii.gz", np.zeros((12, 10, 3, 5), np.int16))
             (folder / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: NOR\n")
+    return root
+
+
+def write_acdc_whole(root: Path) -> Path:
+    """All 100 patients for training, whom MaskSAM's split divides."""
+    return write_acdc(root, range(1, 101))
+
+
+SYNAPSE_TRAIN = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
+SYNAPSE_TEST = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
+
+
+def abdomen(number: int, classes: int) -> np.ndarray:
+    """(12, 10, 4) label of a case: every class on every slice, in other places for other numbers."""
+    return ((np.arange(480).reshape(12, 10, 4) + number) % (classes + 1)).astype(np.uint8)
+
+
+def write_synapse(root: Path) -> Path:
+    """RawData.zip of BTCV: 30 labelled cases of 13 organs, two without labels."""
+    raw = root / "RawData"
+    for number in (*SYNAPSE_TRAIN, *SYNAPSE_TEST):
+        label = abdomen(number, 13)
+        save_nifti(raw / f"Training/img/img{number:04d}.nii.gz", label.astype(np.int16) * 30 - 150 + number)
+        save_nifti(raw / f"Training/label/label{number:04d}.nii.gz", label)
+    for number in (61, 62):
+        save_nifti(raw / f"Testing/img/img{number:04d}.nii.gz", abdomen(number, 13).astype(np.int16))
+    return root
+
+
+def write_synapse_npz(root: Path) -> Path:
+    """The slices and volumes that TransUNet's authors prepared; every number is a float there."""
+    for folder in ("train_npz", "test_vol_h5", "lists"):
+        (root / folder).mkdir(parents=True)
+    for number in (*SYNAPSE_TRAIN, *SYNAPSE_TEST):
+        label = abdomen(number, 8).transpose(2, 1, 0).astype(np.float32)
+        image = label / 10 + np.float32(number / 1000)
+        if number in SYNAPSE_TEST:
+            with h5py.File(root / f"test_vol_h5/case{number:04d}.npy.h5", "w") as file:
+                file["image"], file["label"] = image, label
+            continue
+        for z in range(len(label)):
+            np.savez(root / f"train_npz/case{number:04d}_slice{z:03d}.npz", image=image[z], label=label[z])
     return root
 
 
@@ -225,5 +269,9 @@ ARCHIVES = {
     "etis": write_etis,
     "isic2018": write_isic,
     "acdc": write_acdc,
+    "acdc_masksam": write_acdc_whole,
+    "synapse": write_synapse,
+    "synapse_13": write_synapse,
+    "synapse_npz": write_synapse_npz,
 }
 """Name of a data set's config -> writer of a tiny archive of its form; the others are nnU-Net data sets."""

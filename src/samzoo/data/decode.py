@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from samzoo.data.arrays import holds_arrays, read_arrays
 from samzoo.data.files import Array, read_array
 from samzoo.data.index import PICTURE_ENDINGS, CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import ConfigError, DataError
@@ -122,8 +123,11 @@ def load(entry: CaseEntry, index: DatasetIndex, pictures: str = "auto") -> Loade
     Raises:
         DataError: whatever is wrong, naming the file.
     """
-    parts = [read_array(path, pictures) for path in entry.images]
-    for path, part in zip(entry.images[1:], parts[1:], strict=True):
+    if holds_arrays(entry.images[0]):
+        parts = [read_arrays(entry.images, "image")]
+    else:
+        parts = [read_array(path, pictures) for path in entry.images]
+    for path, part in zip(entry.images[1:], parts[1:], strict=False):
         check_same_grid(path, part, entry.images[0], parts[0])
     count = sum(len(p.data) for p in parts)
     if count != len(index.channels):
@@ -180,7 +184,7 @@ def check_same_grid(path: Path, array: Array, reference_path: Path, reference: A
 
 def check_finite(paths: Sequence[Path], parts: Sequence[Array]) -> None:
     """Raises DataError: NaN or infinity in an image."""
-    for path, part in zip(paths, parts, strict=True):
+    for path, part in zip(paths, parts, strict=False):  # slices of one volume are one part
         if part.data.dtype.kind == "f" and (bad := int((~np.isfinite(part.data)).sum())):
             raise DataError(f"{path}: {bad} voxels are NaN or infinite; repair the image before it is used")
 
@@ -191,6 +195,11 @@ def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.nd
     Raises:
         DataError: unreadable, on another grid, not integer, a value outside the class table, not binary.
     """
+    if holds_arrays(first := entry.labels[0].path):
+        array = read_arrays([file.path for file in entry.labels], "label")
+        check_same_grid(first, array, entry.images[0], image)
+        where = first if len(entry.labels) == 1 else first.with_name(f"{entry.id}_*{first.suffix}")
+        return map_values(as_integers(array.data[0], where), table, where), 0
     objects: list[tuple[np.ndarray, int]] = []
     for file in entry.labels:
         array = read_array(file.path, "mask")

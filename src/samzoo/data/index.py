@@ -287,7 +287,8 @@ def apply_splits(index: DatasetIndex, file: Path, fold: int) -> DatasetIndex:
 
     The file is nnU-Net's splits_final.json (a list of folds, each {"train": [ids], "val": [ids]}) or one object with
     any of train, val and test. A name that is no case's id may be a patient: it stands for all cases of the patient.
-    Labelled cases that the file doesn't name are left out; a test set found by the reader stays.
+    Labelled cases that the file doesn't name are left out; a test set found by the reader stays, unless the file has
+    one.
 
     Raises:
         DataError: unreadable, unknown name, case in two splits. ConfigError: no such fold.
@@ -316,7 +317,7 @@ def apply_splits(index: DatasetIndex, file: Path, fold: int) -> DatasetIndex:
     for entry in index.entries:
         if entry.id in split_of:
             kept.append(replace(entry, split=split_of[entry.id]))
-        elif entry.split in ("test", "predict"):
+        elif entry.split == "predict" or (entry.split == "test" and "test" not in content):
             kept.append(entry)
         else:
             dropped += 1

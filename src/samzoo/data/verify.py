@@ -94,6 +94,7 @@ class Report:
                 f"({', '.join(f'{s} {n}' for s, n in splits.items())}), channels {', '.join(self.channels)}, "
                 f"{len(self.classes)} classes"
             )
+            lines.append(f"  classes {_some(list(self.classes), 20)}")
             shapes, spacings = np.array([c.shape for c in self.cases]), np.array([c.spacing_mm for c in self.cases])
             lines.append(f"  shapes {_span(shapes)}, spacing {_span(spacings)} mm")
         lines += [f"  {f.level}: {f'case {f.case}: ' if f.case else ''}{f.message}" for f in self.findings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samzoo.data.index import DatasetIndex, ReadSettings
-from samzoo.data.readers import acdc, folder, isic, msd, nnunet, polyps, sam_med2d
+from samzoo.data.readers import acdc, folder, isic, msd, nnunet, polyps, sam_med2d, synapse
 from samzoo.errors import ConfigError, DataError
 
 READERS = {
@@ -15,6 +15,7 @@ READERS = {
     "polyps": polyps,
     "isic": isic,
     "acdc": acdc,
+    "synapse": synapse,
     "folder": folder,
 }
 """Asked in this order; the first that recognises a folder reads it."""
@@ -40,6 +41,7 @@ def recognise(root: Path) -> str:
         "file_ending, imagesTr, labelsTr); MSD or AMOS22 (dataset.json with a training list); SAM-Med2D "
         "(image2label_train.json, label2image_test.json); the polyp benchmark (TrainDataset, TestDataset); ISIC 2018 "
         "(ISIC2018_Task1-2_Training_Input and its kind); ACDC (training and testing, holding patient001 ...); "
+        "Synapse or BTCV (Abdomen/RawData/Training/img and label, or train_npz and test_vol_h5); "
         "image/mask folders (images and masks, or train, val, test holding them)"
     )
 
