@@ -74,7 +74,7 @@ class SlabEncoder(ImageEncoder):
         self.temporal_embedding = nn.Parameter(torch.zeros(1, settings.patch[0], config.embed_dim))
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(S, 3, H, W) -> outputs of the level blocks (S, D, h, w), earliest first, and neck (S, P, h, w); S is B * T"""
+        """(S, 3, H, W) -> outputs of the level blocks (S, D, h, w), earliest first, and neck (S, P, h, w), S = B * T"""
         x = self.patch_embed(x)
         x = x + self.pos_embed[:, : x.shape[1], : x.shape[2]]
         depth = self.temporal_embedding.transpose(0, 1)[:, None]  # (T, 1, 1, D)

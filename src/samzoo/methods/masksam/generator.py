@@ -134,16 +134,12 @@ class PromptGenerator(nn.Module):
         """Levels (B * T, E, h, w), earliest first, and neck (B * T, P, h, w)."""
         stages = self._stages([self._volume(level) for level in levels], self._volume(neck))
         logits = self._slices(self.image_decoder_seg_layers[0](stages[-1]))
-        boxes = self._boxes(self.box_branch(stages), logits)
+        boxes = self._boxes(self.bbox_conv(_pooled(stages, (2, 2))).float(), logits)
         tokens = None
         if self.residual_classifier is not None:
             tokens = self._slices(self.residual_classifier(_pooled(stages, self.token_map))).flatten(2)
         masks = logits.sigmoid() if self.corrections.aux_mask_space == "probability" else logits
         return Auxiliary(logits, masks, boxes, tokens)
-
-    def box_branch(self, stages: Sequence[Tensor]) -> Tensor:
-        """Corners as they leave the network: (B, N, T, 2, 2); x0, y0, then how far x1, y1 are on the way to 1."""
-        return self.bbox_conv(_pooled(stages, (2, 2))).float()
 
     def _stages(self, levels: list[Tensor], neck: Tensor) -> list[Tensor]:
         blocks = [*self.image_decoder_stages, *self.image_decoder_stages_second, *self.image_decoder_stages_first]
@@ -157,7 +153,12 @@ class PromptGenerator(nn.Module):
         return stages
 
     def _boxes(self, corners: Tensor, mask_logits: Tensor) -> Tensor:
-        """Half-way between the regressed boxes and those of the thresholded masks: (S, N, 4)"""
+        """Half-way between the regressed boxes and those of the thresholded masks.
+
+        Args:
+            corners: (B, N, T, 2, 2): x0, y0, then how far x1, y1 are on the way from there to 1.
+            mask_logits: (S, N, H, W).
+        """
         near, way = self._slices(corners).unbind(2)
         own = torch.cat([near, near + (1 - near) * way], -1)
         drawn, there = mask_boxes(mask_logits > 0, exclusive=self.corrections.box_extent == "exclusive")

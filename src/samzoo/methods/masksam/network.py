@@ -129,9 +129,7 @@ class MaskSAMNetwork(nn.Module):
             for chunk in zip(auxiliary.mask_logits.split(size, 1), auxiliary.boxes.split(size, 1), tokens, strict=True)
         ]
         class_logits, masks = (torch.cat(parts, 1) for parts in zip(*answers, strict=True))
-        if self.settings.design == "direct" and self.settings.corrections.final_head == "mixing":
-            masks = self._run(self._refined, masks)
-        return class_logits, masks
+        return class_logits, self._run(self.refine, masks) if self._mixes else masks
 
     def forward(self, x: Tensor) -> Output:
         """(B, C, T, H, W) -> masks, classes and auxiliary prompts of all queries."""
@@ -156,18 +154,21 @@ class MaskSAMNetwork(nn.Module):
         tokens = None if tokens is None else tokens.flatten(0, 1)
         logits, classes = self.mask_decoder(neck, image_pe, sparse, dense, tokens)
         logits, classes = logits.unflatten(0, count), classes.unflatten(0, count)
-        if self.settings.design == "upsampled":
-            canvas, patch = (self.config.image_size,) * 2, self.settings.patch[1:]
-            logits = F.interpolate(logits, canvas, mode="bilinear", align_corners=False)
-            logits = F.interpolate(logits, patch, mode="bilinear", align_corners=False)
-        elif self.settings.corrections.final_head == "per_query":
-            logits = self._refined(logits)
-        return classes, logits
+        return classes, logits if self._mixes else self.refine(logits)
 
-    def _refined(self, masks: Tensor) -> Tensor:
-        """The final head: (S, Q, 4h, 4w) -> (S, Q, H, W)"""
-        volumes = masks.unflatten(0, (-1, self.settings.patch[0])).transpose(1, 2)
-        if self.settings.corrections.final_head == "mixing":
+    @property
+    def _mixes(self) -> bool:
+        """Whether the final masks are made of all queries at once."""
+        return self.final_conv is not None and self.settings.corrections.final_head == "mixing"
+
+    def refine(self, masks: Tensor) -> Tensor:
+        """The final masks: (S, Q, 4h, 4w) -> (S, Q, H, W), by the head (direct) or by way of the canvas (upsampled)."""
+        depth, *plane = self.settings.patch
+        if self.final_conv is None:
+            canvas = F.interpolate(masks, (self.config.image_size,) * 2, mode="bilinear", align_corners=False)
+            return F.interpolate(canvas, plane, mode="bilinear", align_corners=False)
+        volumes = masks.unflatten(0, (-1, depth)).transpose(1, 2)
+        if self._mixes:
             return self.final_conv(volumes).transpose(1, 2).flatten(0, 1)
         refined = self.final_conv(volumes.flatten(0, 1)[:, None])[:, 0]
         return refined.unflatten(0, volumes.shape[:2]).transpose(1, 2).flatten(0, 1)

@@ -41,7 +41,7 @@ def load_args(network: MaskSAMNetwork) -> dict[str, Callable[..., Any]]:
             if key in state and state[key].ndim == own[key].ndim and state[key].shape[axis] != own[key].shape[axis]:
                 there, here = (what.format(tensors[key].shape[axis]) for tensors in (state, own))
                 raise WeightsError(
-                    f"{path} does not fit: it was trained for {there}, the model is built for {here}; change {setting}, "
+                    f"{path} does not fit: it was trained for {there}, the model is built for {here}; change {setting} "
                     "or take other weights"
                 )
 
