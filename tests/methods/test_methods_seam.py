@@ -1,4 +1,4 @@
-"""What evaluation may expect of every method of the zoo."""
+"""What evaluation may expect of every method of the zoo that works on slices; see test_methods_slab.py for slabs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from samzoo.geometry import from_grid
 from samzoo.methods import METHODS, SAM, BoxEllipse, ProMISe, SAMMed2D
 from samzoo.methods.base import concatenate, select_rows
 from samzoo.types import Prompts
+
+SLICES = [m for m in METHODS if m.spec.unit == "slice"]
 
 
 def make(method, tiny):
@@ -27,7 +29,7 @@ def ask(image_index, boxes=None, points=None, labels=None):
 BOXES = torch.tensor([[3.0, 4, 20, 16], [1, 1, 9, 9], [10, 8, 27, 19]])
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", SLICES, ids=lambda m: m.__name__)
 @torch.inference_mode()
 def test_many_prompts_at_once_are_answered_as_one_by_one(method, tiny, batch):
     method = make(method, tiny)
@@ -46,7 +48,7 @@ def test_many_prompts_at_once_are_answered_as_one_by_one(method, tiny, batch):
     assert all(len(tensor) == 3 for tensor in state.values())
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", SLICES, ids=lambda m: m.__name__)
 def test_without_prompts_a_method_answers_for_all_classes_or_refuses(method, tiny, batch):
     method = make(method, tiny).eval()
     embedding = method.encode(method.prepare(batch.image, batch.size, batch.spacing)[0])

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from samzoo.methods.masksam.adapters import DConvAdapter, DMLPAdapter
+from samzoo.methods.masksam.loss import Criterion, LossSettings
 from samzoo.methods.masksam.network import MaskSAMNetwork, semantic_scores
 from samzoo.methods.masksam.settings import Corrections, MaskSAMSettings
-from samzoo.methods.masksam.weights import load_args
+from samzoo.methods.masksam.targets import slice_targets
+from samzoo.methods.masksam.weights import load_args, renamed
 from samzoo.sam import ARCHITECTURES, SamConfig, load_weights
 
 OF_ADAPTERS = pytest.mark.golden(where=lambda golden: "adapters" in golden.config.get("what", ""))
@@ -20,6 +22,12 @@ OF_CORRECTIONS = pytest.mark.golden(where=lambda golden: (golden.folder / "io_fi
 
 STAGE_TOLERANCE = 1e-4
 """Of one stage on golden input. End to end it is what the set suggests."""
+
+NO_INFLUENCE = 1e-4
+"""Gradients below are of biases that a normalisation takes away: rounding alone."""
+
+TERM_NAMES = {"loss_aux_bbox": "aux_box"}
+"""Where the published name of a loss term says something else."""
 
 
 def settings_of(golden, **corrections) -> tuple[SamConfig, MaskSAMSettings]:
@@ -277,3 +285,58 @@ def test_parameter_counts(architecture, settings, total, trained, encoder, promp
     assert count(network.mask_decoder) == decoder
     around = sum(p.numel() for p in network.new_parameters()) - encoder[1] - prompts - decoder[1]
     assert rest is None or around == rest
+
+
+@pytest.mark.golden(where=lambda golden: (golden.folder / "io_train.safetensors").exists())
+def test_training_step(masksam_set):
+    """Targets, matching, seven loss terms and gradients of one step with the recorded random points."""
+    expected = load_file(masksam_set.folder / "io_train.safetensors")
+    step = masksam_set.config["training_step"]
+    network = build(masksam_set)
+    for parameter in network.sam_parameters():
+        parameter.requires_grad_(False)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    norms = step["gradient_l2_norm_per_trainable_parameter"]
+    ours = {renamed(name): name for name in norms}
+    assert ours.keys() == trained
+
+    weights = {TERM_NAMES.get(k, k.removeprefix("loss_")): v for k, v in step["loss_weights"].items()}
+    settings = LossSettings(
+        **weights,
+        no_object=step["no_object_weight"],
+        points=step["points"],
+        oversample=step["oversample"],
+        importance=step["importance"],
+    )
+    slices = expected["label_volume"][:, 0].flatten(0, 1).long()
+    targets = slice_targets(slices, network.settings.num_classes, network.settings.queries)
+    output = network(masksam_set.io["input"])
+    in_matching = [expected[f"matcher_points_{i}"] for i in range(len(slices))]
+    in_losses = [
+        expected[f"{prefix}mask_points_{kind}"] for prefix in ("", "aux_") for kind in ("candidates", "random")
+    ]
+    terms = Criterion(settings)(
+        output.class_logits,
+        output.mask_logits,
+        output.aux_masks,
+        output.aux_boxes,
+        targets,
+        points=[torch.cat(in_matching), *in_losses],
+    )
+    pairs = [p[p[:, 0] >= 0].tolist() for p in expected["matched_pairs"]]
+    found = torch.stack([terms.matching.slices, terms.matching.queries, terms.matching.targets], 1).tolist()
+    assert sorted(found) == sorted([s, q, t] for s, of_slice in enumerate(pairs) for q, t in of_slice)
+    for theirs in step["loss_weights"]:
+        name = TERM_NAMES.get(theirs, theirs.removeprefix("loss_"))
+        masksam_set.assert_close(theirs, getattr(terms, name)[None], expected[theirs], STAGE_TOLERANCE)
+    masksam_set.assert_close("total", terms.total[None], expected["total"], STAGE_TOLERANCE)
+
+    terms.total.backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    for name, norm in norms.items():
+        if norm > NO_INFLUENCE:
+            assert float(gradients[renamed(name)].norm()) == pytest.approx(norm, rel=2e-3), name
+    for name, gradient in expected.items():
+        if name.startswith("grad/"):
+            actual = gradients[renamed(name.removeprefix("grad/"))]
+            assert (actual - gradient).norm() <= 2e-3 * gradient.norm(), name

@@ -28,10 +28,11 @@ class SlabMethod(Method):
         intensity: mean and standard deviation of the data set's values in [0, 1], with which they are standardised;
             what lies outside a volume is 0 before. A network that starts with a convolution and instance normalisation
             hardly notices them.
-        optimizer: "adamw" (eps 1e-4), or "sgd" with Nesterov momentum 0.99.
+        optimizer: "adamw", or "sgd" with Nesterov momentum 0.99.
         lr: of the first epoch; from there on lr * (1 - epoch / epochs) ** 0.9, as in nnU-Net. Without
             trainer.max_epochs it stays.
         weight_decay: of the optimiser.
+        adam_eps: of AdamW. nnU-Net's 1e-4 slows parameters with small gradients down; 1e-8 is torch's own.
         method_args: of `Method`.
 
     Raises:
@@ -47,6 +48,7 @@ class SlabMethod(Method):
         optimizer: Optimizer = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 3e-5,
+        adam_eps: float = 1e-4,
         **method_args,
     ) -> None:
         super().__init__(**method_args)
@@ -59,7 +61,7 @@ class SlabMethod(Method):
             raise ConfigError(f"{name}: in_channels and the standard deviation of intensity must be positive")
         self.patch, self.spacing = tuple(patch), None if spacing is None else tuple(spacing)
         self.in_channels, self.intensity = in_channels, tuple(intensity)
-        self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
+        self.optimizer, self.lr, self.weight_decay, self.adam_eps = optimizer, lr, weight_decay, adam_eps
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -114,7 +116,7 @@ class SlabMethod(Method):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         parameters = self.trainable_parameters()
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, eps=1e-4)
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, eps=self.adam_eps)
         return torch.optim.SGD(parameters, self.lr, momentum=0.99, weight_decay=self.weight_decay, nesterov=True)
 
     def on_train_epoch_start(self) -> None:

@@ -24,7 +24,7 @@ class UNet(SlabMethod):
     Loss is cross entropy plus Dice over the foreground classes, on three resolutions with weights 1, 1/2, 1/4.
 
     Args:
-        patch, spacing, in_channels, intensity, optimizer, lr, weight_decay: of `SlabMethod`.
+        patch, spacing, in_channels, intensity, optimizer, lr, weight_decay, adam_eps: of `SlabMethod`.
         width: channels of the first stage; doubled at each further one up to 320.
         stages: resolutions at most; None: as many as leave maps of at least 4 voxels a side.
         deep_supervision: whether the two next coarser resolutions are trained, too.
@@ -52,6 +52,7 @@ class UNet(SlabMethod):
         optimizer: Optimizer = "sgd",
         lr: float = 1e-2,
         weight_decay: float = 3e-5,
+        adam_eps: float = 1e-4,
         num_classes: int = 1,
         class_names: Sequence[str] = (),
     ) -> None:
@@ -63,6 +64,7 @@ class UNet(SlabMethod):
             optimizer,
             lr,
             weight_decay,
+            adam_eps,
             num_classes=num_classes,
             class_names=class_names,
         )

@@ -48,13 +48,13 @@ def load_args(network: MaskSAMNetwork) -> dict[str, Callable[..., Any]]:
     return {
         "new": lambda key: part(key) is not None,
         "whole": part,
-        "rename": _renamed,
+        "rename": renamed,
         "ignore": lambda key: key not in own and ALIAS.search(key) is not None,
         "check": check,
     }
 
 
-def _renamed(key: str) -> str:
+def renamed(key: str) -> str:
     """From the published names: SAM's parts lie under sam_model, the generator's beside it."""
     key = key.removeprefix("sam_model.")
     generator = key.startswith(("image_decoder_", "bbox_conv.", "residual_classifier."))
