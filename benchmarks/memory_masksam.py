@@ -11,31 +11,61 @@ python benchmarks/memory_masksam.py --architectures vit_b --sides 256 --depths 4
 from __future__ import annotations
 
 import argparse
+import weakref
+from collections.abc import Iterable
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from samzoo.methods.masksam.network import MaskSAMNetwork
 from samzoo.methods.masksam.settings import Corrections, MaskSAMSettings
 from samzoo.sam.config import resolve_config
 
 
+class Peak(TorchDispatchMode):
+    """Bytes of all storages that are alive, and the most that they ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.most, self.known = 0, 0, set()
+
+    def count(self, tensors: Iterable[torch.Tensor]) -> None:
+        for storage in (t.untyped_storage() for t in tensors):
+            if id(storage) not in self.known:
+                self.known.add(id(storage))
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._forget, id(storage), storage.nbytes())
+        self.most = max(self.most, self.alive)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.alive -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.count(t for t in tree_leaves(result) if isinstance(t, torch.Tensor))
+        return result
+
+
 def peak_gib(architecture: str, settings: MaskSAMSettings, batch: int, half: bool) -> float:
     """Peak GiB of a training step on `batch` patches."""
-    with FakeTensorMode(allow_non_fake_inputs=True), MemTracker() as tracker:
+    with torch.device("meta"):
         network = MaskSAMNetwork(resolve_config(architecture), settings)
+    for parameter in network.sam_parameters() + network.unused_parameters():
+        parameter.requires_grad_(False)
+    with FakeTensorMode(allow_non_fake_inputs=True), Peak() as peak:
+        network.to_empty(device="cpu")
+        peak.count([*network.parameters(), *network.buffers()])
         trained = [p for p in network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained)
-        tracker.track_external(network, optimizer)
         x = torch.zeros(batch, settings.in_channels, *settings.patch)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             output = network(x)
             loss = sum(t.float().mean() for t in vars(output).values())
         loss.backward()
-        optimizer.step()
-    peaks = tracker.get_tracker_snapshot("peak")
-    return max(kinds["Total"] for kinds in peaks.values()) / 2**30
+    states = 2 * sum(p.numel() * p.element_size() for p in trained)  # AdamW's; they are there from the second step on
+    return (peak.most + states) / 2**30
 
 
 def main() -> None:

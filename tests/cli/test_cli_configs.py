@@ -22,6 +22,17 @@ LAPTOP = [
     "--model.init_args.image_size=64",
     "--model.init_args.weights=null",
 ]
+SLABS = {
+    "masksam.yaml": ["patch=[2,32,32]", "widths=[16,8,8,8]", "loss.points=64", "query_chunk=6"],
+    "masksam_fixed.yaml": ["patch=[2,32,32]", "widths=[16,8,8,8]", "loss.points=64", "query_chunk=6"],
+    "masksam_upsampled.yaml": ["patch=[2,32,32]", "widths=[16,8,8,8,8]", "loss.points=64", "queries=9"],
+    "masksam_tiny.yaml": ["patch=[2,32,32]", "loss.points=64"],
+    "masksam_fixed_tiny.yaml": ["patch=[2,32,32]", "loss.points=64"],
+    "unet.yaml": ["patch=[4,32,32]", "spacing=null", "width=4"],
+    "unet_tiny.yaml": ["patch=[4,32,32]", "width=4"],
+}
+"""Settings that make methods on slabs small."""
+
 HERE = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.num_workers=0"]
 TWO_STEPS = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.units_per_epoch=8"]
 
@@ -29,13 +40,16 @@ TWO_STEPS = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--dat
 def smaller(config):
     """What makes the model of a config fit for a test; nothing for those that have no size."""
     text = yaml.safe_dump(read_yaml(config))
-    return LAPTOP if "architecture" in text else []
+    slabs = [f"--model.init_args.{setting}" for setting in SLABS.get(config.name, ())]
+    return (LAPTOP if "architecture" in text else []) + slabs
 
 
 def run(config, model):
     """Two training steps and a test if it is trained, else a test as it is."""
     args = [*config, "--data", "datasets/phantom.yaml", *QUICK, *HERE, *smaller(model)]
-    if any(name in model.read_text() for name in ("SAMMed2D", "ProMISe")):
+    if model.name in SLABS:
+        args.append("--protocol.regimes=[auto]")
+    if any(name in model.read_text() for name in ("SAMMed2D", "ProMISe", "MaskSAM", "UNet")):
         assert main(["fit", *args, *TWO_STEPS]) == 0
         assert main(["test"]) == 0
     else:

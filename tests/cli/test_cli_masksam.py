@@ -1,0 +1,92 @@
+"""MaskSAM from the command line: missing data, two processes, resuming, prediction by sliding windows."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from cli_helpers import QUICK
+
+from samzoo import run_folder
+from samzoo.cli import main
+
+SMALL = [
+    "--model.init_args.patch=[3,32,32]",
+    "--model.init_args.image_size=32",
+    "--model.init_args.queries=9",
+    "--model.init_args.loss.points=64",
+    "--protocol.regimes=[auto]",
+]
+FIT = ["fit", "--config", "masksam_phantom", *QUICK, *SMALL, "--data.batch_size=2"]
+FIT += ["--trainer.check_val_every_n_epoch=1"]
+    "fit",
+    "--config",
+    "masksam_phantom",
+    *QUICK,
+    *SMALL,
+    "--data.batch_size=2",
+    "--trainer.check_val_every_n_epoch=1",
+]
+
+
+def newest():
+    return run_folder.newest().path
+
+
+def records(folder):
+    rows = csv.DictReader((folder / "records.csv").open())
+    return sorted(tuple(v for k, v in row.items() if not k.endswith("seconds")) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "config, parts",
+    [
+        ("masksam_amos.yaml", ("amos22", "zenodo.org/records/7155725", "samzoo verify")),
+        ("masksam_acdc.yaml", ("ACDC", "creatis", "samzoo verify")),
+        ("masksam_synapse.yaml", ("BTCV", "synapse.org", "samzoo verify")),
+    ],
+)
+def test_missing_data_end_with_what_to_fetch_where_to_put_it_and_how_to_check(work, capsys, config, parts):
+    assert main(["fit", "--config", config]) != 0
+    message = capsys.readouterr().err
+    assert all(part in message for part in parts), message
+    assert not Path("runs").exists()
+
+
+def test_two_processes_score_the_same_records_as_one(work):
+    """And a model that was killed is resumed to the same weights."""
+    assert main(FIT) == 0
+    whole = newest()
+    callback = {"class_path": "cli_helpers.StopAt", "init_args": {"batch": 5, "kind": "crash"}}
+    with pytest.raises(OSError, match="went down"):
+        main([*FIT, f"--trainer.callbacks=[{json.dumps(callback)}]"])
+    assert main(["fit", "--resume", "--trainer.callbacks=null"]) == 0
+    ends = [torch.load(r / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for r in (whole, newest())]
+    torch.testing.assert_close(ends[0], ends[1], atol=0, rtol=0)
+
+    assert main(["test", "--run", str(whole)]) == 0
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    samzoo = [sys.executable, "-m", "samzoo.cli"]
+    done = subprocess.run([*samzoo, "test", "--run", str(whole), *two], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (second,) = whole.glob("test-*")
+    assert records(whole) and records(whole) == records(second)
+    assert json.loads((second / "run.json").read_text())["processes"] == 2
+
+
+def test_prediction_lies_on_the_scans_own_grid(work):
+    """Fewer slices than the slab, larger than the patch in the plane, mirrored on request."""
+    assert main([*FIT, "--trainer.max_epochs=1"]) == 0
+    volume = np.random.default_rng(0).normal(0, 300, (45, 36, 2)).astype(np.float32)
+    affine = np.diag((1.0, -2.0, 4.0, 1.0))
+    nib.save(nib.Nifti1Image(volume, affine), work / "scan.nii.gz")
+    for out, more in (("plain", []), ("mirrored", ["--protocol.mirror_axes=[0,1,2]"])):
+        assert main(["predict", "--images", "scan.nii.gz", "--out", out, "--overlays", *more]) == 0
+        label = nib.load(work / out / "scan.nii.gz")
+        assert label.shape == volume.shape and np.allclose(label.affine, affine)
+        assert list(Path(out, "overlays").glob("*.png"))
