@@ -61,7 +61,7 @@ def _configs(folder: str) -> list[Path]:
 def _named(class_name: str) -> list[str]:
     """Configs of a method."""
     files = _configs("methods")
-    return [f"methods/{p.name}" for p in files if str(read_yaml(p).get("class_path", "")).endswith(class_name)]
+    return [f"methods/{p.name}" for p in files if str(read_yaml(p).get("class_path", "")).split(".")[-1] == class_name]
 
 
 def _data_set(path: Path) -> tuple[str, str, str]:

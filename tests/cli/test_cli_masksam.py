@@ -24,14 +24,6 @@ SMALL = [
 ]
 FIT = ["fit", "--config", "masksam_phantom", *QUICK, *SMALL, "--data.batch_size=2"]
 FIT += ["--trainer.check_val_every_n_epoch=1"]
-    "fit",
-    "--config",
-    "masksam_phantom",
-    *QUICK,
-    *SMALL,
-    "--data.batch_size=2",
-    "--trainer.check_val_every_n_epoch=1",
-]
 
 
 def newest():

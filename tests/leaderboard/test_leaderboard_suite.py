@@ -27,6 +27,9 @@ def test_the_suite_of_the_repository():
         "sam": False,
         "sam_med2d": True,
         "promise": True,
+        "unet": True,
+        "masksam": True,
+        "masksam_fixed": True,
     }
     assert len({cell_folder(suite, c) for c in suite.cells}) == len(suite.cells)
 
