@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samzoo.methods.masksam.settings import Kernel, MaskSAMSettings
+from samzoo.methods.masksam.targets import mask_boxes
 from samzoo.sam import SamConfig
 
 
@@ -161,9 +162,11 @@ class PromptGenerator(nn.Module):
         """
         near, way = self._slices(corners).unbind(2)
         own = torch.cat([near, near + (1 - near) * way], -1)
-        drawn, there = mask_boxes(mask_logits > 0, exclusive=self.corrections.box_extent == "exclusive")
-        mean = (own + drawn) / 2
-        return mean if self.corrections.box_extent == "inclusive" else torch.where(there[..., None], mean, own)
+        masks, extent = mask_logits > 0, self.corrections.box_extent
+        mean = (own + mask_boxes(masks, extent)) / 2
+        if extent == "inclusive":
+            return mean
+        return torch.where(masks.flatten(2).any(2, keepdim=True), mean, own)
 
     def _volume(self, slices: Tensor) -> Tensor:
         """(B * T, C, h, w) -> (B, C, T, h, w)"""
@@ -172,24 +175,6 @@ class PromptGenerator(nn.Module):
     def _slices(self, volume: Tensor) -> Tensor:
         """(B, N, T, h, w) -> (B * T, N, h, w)"""
         return volume.transpose(1, 2).flatten(0, 1)
-
-
-def mask_boxes(masks: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
-    """Bounding boxes of binary masks (..., H, W) as fractions of width and height, and whether there is anything.
-
-    Args:
-        exclusive: boxes end one past the last pixel, not at it.
-
-    Returns:
-        (..., 4) x0, y0, x1, y1, zeros for empty masks, and bool (...).
-    """
-    there = masks.any(-1).any(-1)
-    near, far = [], []
-    for present in (masks.any(-2), masks.any(-1)):
-        present, length = present.to(torch.uint8), present.shape[-1]
-        near.append(present.argmax(-1) / length)  # the first of equals
-        far.append((length - 1 - present.flip(-1).argmax(-1) + exclusive) / length)
-    return torch.stack(near + far, -1) * there[..., None], there
 
 
 def _pooled(stages: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
