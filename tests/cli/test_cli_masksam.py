@@ -23,7 +23,7 @@ SMALL = [
     "--protocol.regimes=[auto]",
 ]
 FIT = ["fit", "--config", "masksam_phantom", *QUICK, *SMALL, "--data.batch_size=2"]
-FIT += ["--trainer.check_val_every_n_epoch=1"]
+FIT += ["--trainer.check_val_every_n_epoch=1", "--data.test_fraction=0.4"]
 
 
 def newest():
