@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from cli_helpers import QUICK
 
 from samzoo import run_folder
@@ -51,16 +50,8 @@ def test_missing_data_end_with_what_to_fetch_where_to_put_it_and_how_to_check(wo
 
 
 def test_two_processes_score_the_same_records_as_one(work):
-    """And a model that was killed is resumed to the same weights."""
-    assert main(FIT) == 0
+    assert main([*FIT, "--trainer.max_epochs=1"]) == 0
     whole = newest()
-    callback = {"class_path": "cli_helpers.StopAt", "init_args": {"batch": 5, "kind": "crash"}}
-    with pytest.raises(OSError, match="went down"):
-        main([*FIT, f"--trainer.callbacks=[{json.dumps(callback)}]"])
-    assert main(["fit", "--resume", "--trainer.callbacks=null"]) == 0
-    ends = [torch.load(r / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for r in (whole, newest())]
-    torch.testing.assert_close(ends[0], ends[1], atol=0, rtol=0)
-
     assert main(["test", "--run", str(whole)]) == 0
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     samzoo = [sys.executable, "-m", "samzoo.cli"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from samzoo.errors import ConfigError, WeightsError
-from samzoo.methods.masksam.generator import mask_boxes
 from samzoo.methods.masksam.network import MaskSAMNetwork, semantic_scores
 from samzoo.methods.masksam.settings import FIXED, Corrections, MaskSAMSettings
+from samzoo.methods.masksam.targets import mask_boxes
 from samzoo.methods.masksam.weights import load_args
 from samzoo.sam import SamConfig, build_sam, load_weights
 
@@ -194,10 +194,8 @@ def test_one_slice(settings):
 def test_boxes_of_masks():
     masks = torch.zeros(2, 8, 4, dtype=torch.bool)
     masks[0, 2:5, 1] = True
-    inclusive, there = mask_boxes(masks, exclusive=False)
-    assert inclusive.tolist() == [[0.25, 0.25, 0.25, 0.5], [0.0] * 4] and there.tolist() == [True, False]
-    exclusive, _ = mask_boxes(masks, exclusive=True)
-    assert exclusive.tolist() == [[0.25, 0.25, 0.5, 0.625], [0.0] * 4]
+    assert mask_boxes(masks, "inclusive").tolist() == [[0.25, 0.25, 0.25, 0.5], [0.0] * 4]
+    assert mask_boxes(masks, "exclusive").tolist() == [[0.25, 0.25, 0.5, 0.625], [0.0] * 4]
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ module.seeded_generator = lambda epoch, batch, rank, device="cpu": drawn(epoch, 
 def train(devices: int) -> dict[str, torch.Tensor]:
     method = masksam(optimizer="sgd", lr=1e-3)
     trainer = L.Trainer(
-        max_epochs=2,
+        max_epochs=1,
         accelerator="cpu",
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",  # no parameter may stay without gradient
