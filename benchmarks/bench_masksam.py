@@ -35,13 +35,13 @@ class Bench:
         self.settings = MaskSAMSettings(**settings)
         self.network = MaskSAMNetwork(architecture, self.settings).to(args.device)
         patch = self.settings.patch
-        self.x = torch.randn(1, 1, *patch, device=args.device)
-        self.label = torch.randint(self.settings.num_classes, (patch[0], 4, 4), device=args.device)
+        self.x = torch.randn(args.batch, 1, *patch, device=args.device)
+        self.label = torch.randint(self.settings.num_classes, (args.batch * patch[0], 4, 4), device=args.device)
         self.label = self.label.repeat_interleave(patch[1] // 4, 1).repeat_interleave(patch[2] // 4, 2)
         self.criterion = Criterion(LossSettings(points=points))
 
     def step(self) -> None:
-        """Forward, loss and backward of one patch."""
+        """Forward, loss and backward."""
         with record_function("encode"):
             levels, neck = self.network.encode(self.x)
         with record_function("generate"):
@@ -56,7 +56,7 @@ class Bench:
 
     @torch.inference_mode()
     def window(self) -> None:
-        """What evaluation computes of one window."""
+        """What evaluation computes of windows."""
         levels, neck = self.network.encode(self.x)
         class_logits, mask_logits = self.network.decode(neck, self.network.generate(levels, neck))
         semantic_scores(class_logits, mask_logits, self.settings.patch[0])
@@ -83,10 +83,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--points", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=2, help="patches per step and windows per call")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {name}; {args.architecture}, patches of {args.side} x {args.side}")
+    print(f"torch {torch.__version__}, {name}; {args.architecture}, {args.batch} patches of {args.side} x {args.side}")
     widths = (256, 128, 128, 64, 64) if args.architecture != "vit_tiny" else (64, 32, 32, 16)
     base = {
         "patch": (args.depth, args.side, args.side),
@@ -101,7 +102,7 @@ def main() -> None:
     cases |= {f"{k} classes": {"num_classes": k, "queries": 48} for k in (16, 48)}
     cases |= {"fixed": fixed, "base, checkpointing": {"checkpointing": True, "query_chunk": 4}}
     cases |= {"fixed, but published windows": fixed | {"corrections": Corrections()}}
-    print(f"{'case':<32}{'s/step':>10}{'s/window':>10}")
+    print(f"{'case':<32}{'s/step':>10}{'s/call':>10}")
     for label, changes in cases.items():
         bench = Bench(args, args.points, **(base | changes))
         step = seconds(bench.step, args.device, args.repeats)
