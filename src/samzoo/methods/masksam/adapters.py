@@ -6,6 +6,8 @@ told the depth and how many queries each slice has. The names of their layers ar
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ RATIO = 4
 """By how much an adapter is narrower than what it adapts, and by how much the depth MLP's hidden layer is wider."""
 
 
-class _Bottleneck(nn.Module):
+class _Bottleneck(nn.Module, ABC):
     """fc2(u + v(u)) with u = GELU(fc1 x), a quarter as wide, plus x in the residual form.
 
     Args:
@@ -31,9 +33,9 @@ class _Bottleneck(nn.Module):
             nn.init.zeros_(self.D_fc2.weight)
             nn.init.zeros_(self.D_fc2.bias)
 
+    @abstractmethod
     def _mix(self, u: Tensor) -> Tensor:
         """(B, T, Q, ..., d) -> the same, with the slices mixed"""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, depth: int, queries: int = 1) -> Tensor:
         """(B * T * Q, ..., D) -> the same shape.
