@@ -218,6 +218,8 @@ class CasePrompt:
         clicks: in the order in which they were made.
         effort: human actions spent on it: a click is 1, a box is 2 (boxes interpolated between others are free).
         automatic: slices without box and clicks are answered too, by the method alone; needs a method that can.
+        focus: an oracle's word on where the structure lies: methods on crops lay their first crop around its middle
+            instead of around the first click. Other methods do not look at it.
     """
 
     class_id: int
@@ -225,4 +227,5 @@ class CasePrompt:
     clicks: tuple[Click, ...] = ()
     effort: int = 0
     automatic: bool = False
+    focus: Box | None = None
     meta: dict[str, Any] = field(default_factory=dict)

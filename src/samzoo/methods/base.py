@@ -32,6 +32,8 @@ class Method(LightningModule):
     spec: MethodSpec
     """Of the class; an instance whose settings take a prompt kind away has its own."""
     lr: float
+    fill: float = 0.0
+    """What lies around a volume that is smaller than a slab or crop, on the scale of images in [0, 1]."""
     lr_halve_at: tuple[int, ...] = ()
     """Epochs from which on the learning rate is halved (once more)."""
 
@@ -81,7 +83,8 @@ class Method(LightningModule):
         Returns:
             logits (P, 1, l, l) on the method's (possibly coarser) grid, one row per prompt; and the new state, whose
             tensors have P rows. Without prompts: class logits (B, num_classes, ...), the highest of which above 0 wins;
-            on slabs and crops (B, num_classes, *window).
+            on slabs and crops (B, num_classes, *window). Of methods on crops, logits and the state's "low_res" are
+            (P, 1, l, l, l) along depth, height, width of the window, to which they are resized trilinearly.
         """
 
     def own_points(self, embedding: Embedding) -> Tensor | None:
