@@ -11,7 +11,8 @@ from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from samzoo.errors import ConfigError
-from samzoo.methods.slab import Optimizer, SlabMethod, Spacing
+from samzoo.methods.slab import Optimizer, SlabMethod
+from samzoo.methods.volume import Spacing
 from samzoo.types import IGNORE, Batch, MethodSpec, Prompts, State
 
 SMALLEST_MAP = 4

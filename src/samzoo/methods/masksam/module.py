@@ -15,7 +15,8 @@ from samzoo.methods.masksam.settings import FIXED, Corrections, Design, Kernel, 
 from samzoo.methods.masksam.targets import slice_targets
 from samzoo.methods.masksam.weights import load_args
 from samzoo.methods.randomness import seeded_generator
-from samzoo.methods.slab import Optimizer, SlabMethod, Spacing
+from samzoo.methods.slab import Optimizer, SlabMethod
+from samzoo.methods.volume import Spacing
 from samzoo.sam import LoadReport, SamConfig, load_weights
 from samzoo.sam.config import resolve_config
 from samzoo.types import Batch, MethodSpec, Prompts, State
