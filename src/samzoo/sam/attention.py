@@ -55,8 +55,8 @@ class Attention(EncoderAttention):
         side = self.window or h
         qkv = self.qkv(x)
         parts = [
-            torch.cat([self._windows(qkv[:, top:bottom, left:right], side) for left, right in _bands(w, side)], dim=2)
-            for top, bottom in _bands(h, side)
+            torch.cat([self._windows(qkv[:, top:bottom, left:right], side) for left, right in bands(w, side)], dim=2)
+            for top, bottom in bands(h, side)
         ]
         return self.proj(torch.cat(parts, dim=1).view(-1, h, w, dim))
 
@@ -112,7 +112,7 @@ class Attention(EncoderAttention):
         return self.rel_index[:s, :s] - (self.side - s), h, w, one_hot
 
 
-def _bands(length: int, side: int) -> Iterator[tuple[int, int]]:
+def bands(length: int, side: int) -> Iterator[tuple[int, int]]:
     """The whole windows along an axis, then the one that needs padding."""
     whole = length - length % side
     if whole:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from samzoo.errors import ConfigError
 
@@ -48,7 +50,7 @@ class SamConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "global_attn_indexes", tuple(self.global_attn_indexes))
-        sizes = {k: v for k, v in vars(self).items() if k != "global_attn_indexes"}
+        sizes = {k: v for k, v in vars(self).items() if k not in ("global_attn_indexes", "positions")}
         for name, value in sizes.items():
             if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
                 raise ConfigError(f"SAM's {name} must be a positive number, got {value!r}")
@@ -76,6 +78,8 @@ class SamConfig:
         return self.image_size // self.patch_size
 
 
+C = TypeVar("C", bound=SamConfig)
+
 ARCHITECTURES: dict[str, SamConfig] = {
     # samzoo's own, for laptops and tests: patches of 8, so that pictures of 64 to 128 pixels still have 8 to 16 tokens
     # a side; windows of 8 divide that grid and cost no padding.
@@ -98,16 +102,16 @@ ARCHITECTURES: dict[str, SamConfig] = {
 }
 
 
-def resolve_config(architecture: str | SamConfig, image_size: int | None = None) -> SamConfig:
-    """A named or given config, at another image size if one is asked for.
+def resolve_config(architecture: str | C, image_size: int | None = None, known: Mapping[str, C] = ARCHITECTURES) -> C:
+    """A config, given or named in `known`, at another image size if one is asked for.
 
     Raises:
         ConfigError: unknown name, or a size that does not fit.
     """
     if isinstance(architecture, str):
-        if architecture not in ARCHITECTURES:
-            near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
+        if architecture not in known:
+            near = difflib.get_close_matches(architecture, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown SAM architecture {architecture!r}{hint} (known: {', '.join(ARCHITECTURES)})")
-        architecture = ARCHITECTURES[architecture]
+            raise ConfigError(f"unknown SAM architecture {architecture!r}{hint} (known: {', '.join(known)})")
+        architecture = known[architecture]
     return architecture if image_size is None else replace(architecture, image_size=image_size)

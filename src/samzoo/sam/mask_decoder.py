@@ -49,11 +49,11 @@ class MaskDecoder(modeling.MaskDecoder):
         """Answer P prompts on B images.
 
         Args:
-            embedding: (B, C, g, g).
+            embedding: (B, C, g, g), or (B, C, g, g, g) for a volume's, and so on below.
             image_pe: (1, C, g, g).
             image_index: int64 (P,), the image that each prompt looks at.
             sparse: (P, T, C).
-            dense: (P, C, g, g) or (1, C, g, g).
+            dense: (P, C, g, g), or what all share: (1, C, g, g) or (1, C, 1, 1).
             masks: which mask tokens answer: SAM's multimask output, 1.. (True), or 0 (False), or those named.
             shift: (P, mask tokens, C) to be added to the mask tokens (pattern shifting); None: plain SAM.
 
@@ -74,7 +74,7 @@ class MaskDecoder(modeling.MaskDecoder):
         chosen = (list(range(1, self.num_mask_tokens)) if masks else [0]) if isinstance(masks, bool) else list(masks)
         hyper = torch.stack([self.output_hypernetworks_mlps[i](answered[:, 1 + i]) for i in chosen], dim=1)
         quality = self.iou_prediction_head(answered[:, 0])[:, chosen]
-        return self._masks(image, hyper, embedding.shape[-1]), quality
+        return self._masks(image, hyper, embedding.shape[2:]), quality
 
     def _transform(self, image: Tensor, image_pe: Tensor, tokens: Tensor, gather: Gather) -> tuple[Tensor, Tensor]:
         """The two-way transformer: image (B or P, N, C), tokens (P, T, C) -> tokens and image (P, N, C).
@@ -99,19 +99,21 @@ class MaskDecoder(modeling.MaskDecoder):
         attended = attend(self.transformer.final_attn_token_to_image, queries + tokens, image + image_pe, image)
         return self.transformer.norm_final_attn(queries + attended), image
 
-    def _masks(self, image: Tensor, hyper: Tensor, grid: int) -> Tensor:
+    def _masks(self, image: Tensor, hyper: Tensor, grid: Sequence[int]) -> Tensor:
         """Upscale the image fourfold and project it on each mask's vector: (P, N, C), (P, M, C / 8) -> (P, M, 4g, 4g).
 
-        A transposed convolution of kernel 2 and stride 2 is a linear layer from a token to its four quarters, so
-        everything stays channels-last and only the finished masks are put in order.
+        A transposed convolution of kernel 2 and stride 2 is a linear layer from a token to its quarters (in a volume:
+        eighths), so everything stays channels-last and only the finished masks are put in order.
         """
         first, norm, activation, second, _ = self.output_upscaling
-        x = _to_quarters(image, first)
+        x = _to_parts(image, first)
         x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = activation(_to_quarters(x, second))
+        x = activation(_to_parts(x, second))
         masks = hyper @ x.flatten(1, -2).transpose(1, 2)
-        masks = masks.view(*hyper.shape[:2], grid, grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return masks.reshape(*hyper.shape[:2], 4 * grid, 4 * grid)
+        n = len(grid)
+        masks = masks.unflatten(2, (*grid, *[2] * n, *[2] * n))
+        masks = masks.permute(0, 1, *[2 + axis + scale * n for axis in range(n) for scale in range(3)])
+        return masks.reshape(*hyper.shape[:2], *[4 * g for g in grid])
 
 
 def _same(rows: Tensor) -> Tensor:
@@ -123,10 +125,10 @@ def to_tokens(image: Tensor) -> Tensor:
     return image.flatten(2).transpose(1, 2)
 
 
-def _to_quarters(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
-    """(..., C) -> (..., 4, C'), the quarters in reading order."""
-    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, -1))
+def _to_parts(x: Tensor, layer: torch.nn.ConvTranspose2d | torch.nn.ConvTranspose3d) -> Tensor:
+    """(..., C) -> (..., 4 or 8, C'), the quarters or eighths in reading order."""
+    weight = layer.weight.flatten(2).permute(2, 1, 0)
+    return F.linear(x, weight.flatten(0, 1), layer.bias.repeat(len(weight))).unflatten(-1, (len(weight), -1))
 
 
 def attend(
