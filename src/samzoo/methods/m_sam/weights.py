@@ -62,4 +62,4 @@ def _numbers(state: Mapping[str, Tensor]) -> list[tuple[str, int, str]]:
         (what, state[key].shape[axis] if key in state and state[key].ndim > axis else 0, setting)
         for what, key, axis, setting in _LENGTHS
     ]
-    return [*lengths, ("number of MFEBs", len(blocks), "mea_blocks")]
+    return [("number of MFEBs", len(blocks), "mea_blocks"), *lengths]
