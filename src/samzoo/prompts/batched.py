@@ -1,9 +1,11 @@
 """Prompts of many masks at once, as tensors: what training simulates on the device.
 
 All draws come from one generator, which may live on the CPU whatever the device of the masks: the same generator then
-gives the same prompts everywhere. Coordinates are x, y in pixels of the masks' grid. The distributions are those of
-SAM-Med2D (arXiv 2308.16184 and its reference implementation), for `random_points` those of ProMISe (arXiv 2403.04164
-and its reference implementation).
+gives the same prompts everywhere. Masks are (P, H, W) or (P, 1, H, W) in 2D and (P, D, H, W) with D > 1 or
+(P, 1, D, H, W) in 3D; coordinates are x, y (, z) in pixels of their grid.
+
+The distributions are those of SAM-Med2D (arXiv 2308.16184 and its reference implementation), which are those of
+SAM-Med3D and M-SAM, too; for `random_points` those of ProMISe (arXiv 2403.04164 and its reference implementation).
 """
 
 from __future__ import annotations
@@ -20,20 +22,20 @@ def random_error_clicks(
     """`n` pixels per mask, uniform over the error region with replacement.
 
     Args:
-        prediction, target: bool (P, H, W) or (P, 1, H, W).
+        prediction, target: bool, 2D or 3D.
         valid: bool of the same shape; errors outside do not count. None: all count.
 
     Returns:
-        points float32 (P, n, 2) in x, y; labels int64 (P, n): 1 where the target is foreground, 0 where it is not, -1
-        (and the point 0, 0) for a mask without any error.
+        points float32 (P, n, 2 or 3) in x, y (, z); labels int64 (P, n): 1 where the target is foreground, 0 where it
+        is not, -1 (and the point 0, 0 (, 0)) for a mask without any error.
     """
-    prediction, target = _flat(prediction), _flat(target)
-    error = prediction[0] != target[0]
+    flat, extent = _flat(target)
+    error = _flat(prediction)[0] != flat
     if valid is not None:
         error &= _flat(valid)[0]
     index, found = _draw(error, n, generator)
-    labels = target[0].gather(1, index).long()
-    points = _points(index, width=target[1])
+    labels = flat.gather(1, index).long()
+    points = _points(index, extent)
     return torch.where(found[..., None], points, 0.0), torch.where(found, labels, -1)
 
 
@@ -41,15 +43,15 @@ def random_foreground_click(target: Tensor, generator: torch.Generator | None = 
     """One uniformly drawn foreground pixel per mask; a background pixel with label 0 where the mask is empty.
 
     Args:
-        target: bool (P, H, W) or (P, 1, H, W).
+        target: bool, 2D or 3D.
 
     Returns:
-        points float32 (P, 1, 2) in x, y; labels int64 (P, 1).
+        points float32 (P, 1, 2 or 3) in x, y (, z); labels int64 (P, 1).
     """
-    flat, width = _flat(target)
+    flat, extent = _flat(target)
     present = flat.any(dim=1, keepdim=True)
     index, _ = _draw(flat | ~present, 1, generator)
-    return _points(index, width), present.long()
+    return _points(index, extent), present.long()
 
 
 def random_points(
@@ -61,56 +63,59 @@ def random_points(
     only (ProMISe's reference fails on both).
 
     Args:
-        target: bool (P, H, W) or (P, 1, H, W).
+        target: bool, 2D or 3D.
         valid: bool of the same shape, where the target is known; points lie nowhere else. None: everywhere.
 
     Returns:
-        points float32 (P, n, 2) in x, y; labels int64 (P, n): 1 foreground, 0 background, -1 (and the point 0, 0) for
-        a mask of which nothing is valid.
+        points float32 (P, n, 2 or 3) in x, y (, z); labels int64 (P, n): 1 foreground, 0 background, -1 (and the point
+        0, 0 (, 0)) for a mask of which nothing is valid.
     """
-    flat, width = _flat(target)
+    flat, extent = _flat(target)
     known = torch.ones_like(flat) if valid is None else _flat(valid)[0]
     inside, present = _draw(flat & known, n, generator)
     outside, surrounded = _draw(~flat & known, n, generator)
     first = torch.arange(n, device=flat.device) < max(1, n // 2)
     positive = (first & present) | ~surrounded
     order = _rand(tuple(positive.shape), generator, flat.device).argsort(dim=1)
-    points = _points(torch.where(positive, inside, outside).gather(1, order), width)
+    points = _points(torch.where(positive, inside, outside).gather(1, order), extent)
     found = present | surrounded
     return torch.where(found[..., None], points, 0.0), torch.where(found, positive.gather(1, order).long(), -1)
 
 
 def mask_boxes(target: Tensor, largest_part: bool = False) -> Tensor:
-    """The tight box of each mask, float32 (P, 4) in x0, y0, x1, y1, the far corner one past the last pixel.
+    """The tight box of each mask, float32 (P, 4) in x0, y0, x1, y1 or (P, 6) in x0, y0, z0, x1, y1, z1.
+
+    The far corner is one past the last pixel. An empty mask gets the box of the whole picture or volume.
 
     Args:
-        target: bool (P, H, W) or (P, 1, H, W).
-        largest_part: only the largest 8-connected part counts, as in SAM-Med2D (labelled on the CPU).
-
-    An empty mask gets the box of the whole picture.
+        target: bool, 2D or 3D.
+        largest_part: only the largest part counts, as in SAM-Med2D (labelled on the CPU; neighbours may touch at
+            corners).
     """
-    height, width = target.shape[-2:]
-    target = target.reshape(-1, height, width).bool()
+    flat, extent = _flat(target)
+    target = flat.unflatten(1, extent)
     if largest_part:
         target = torch.from_numpy(np.stack([largest_component(m) for m in target.cpu().numpy()])).to(target.device)
-    near_far = []
-    for axis, extent in ((1, width), (2, height)):
-        line = target.any(dim=axis).byte()  # argmax gives the first of equal values, hence 0 for an empty line
-        near_far.append((line.argmax(1), extent - line.flip(1).argmax(1)))
-    (x0, x1), (y0, y1) = near_far
-    return torch.stack((x0, y0, x1, y1), dim=1).float()
+    near, far = [], []
+    axes = range(1, target.ndim)
+    for axis in reversed(axes):
+        line = target.any(dim=[other for other in axes if other != axis]).byte()
+        near.append(line.argmax(1))  # argmax gives the first of equal values, hence 0 for an empty line
+        far.append(target.shape[axis] - line.flip(1).argmax(1))
+    return torch.stack(near + far, dim=1).float()
 
 
 def jitter_boxes(boxes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """SAM-Med2D's training noise: one integer shift for x and one for y, both corners together, not clipped.
+    """SAM-Med2D's training noise: one integer shift for each of x, y (and z), both corners together, not clipped.
 
-    Uniform on {-m, ..., m - 1} with m = min(5, int(0.5 * min(width, height))), 0 where m is 0.
+    Uniform on {-m, ..., m - 1} with m = min(5, int(0.5 * the shortest side)), 0 where m is 0.
 
     Args:
-        boxes: (P, 4) x0, y0, x1, y1.
+        boxes: as `mask_boxes` gives them.
     """
-    limit = ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1, keepdim=True) * 0.5).floor().clamp(0, 5)
-    shift = (_rand((len(boxes), 2), generator, boxes.device) * 2 * limit).floor() - limit
+    dim = boxes.shape[1] // 2
+    limit = ((boxes[:, dim:] - boxes[:, :dim]).amin(dim=1, keepdim=True) * 0.5).floor().clamp(0, 5)
+    shift = (_rand((len(boxes), dim), generator, boxes.device) * 2 * limit).floor() - limit
     return boxes + shift.to(boxes.dtype).repeat(1, 2)
 
 
@@ -122,9 +127,10 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return parts == np.bincount(parts.ravel())[1:].argmax() + 1
 
 
-def _flat(mask: Tensor) -> tuple[Tensor, int]:
-    """bool (P, H * W) and W."""
-    return mask.reshape(mask.shape[0], -1).bool(), mask.shape[-1]
+def _flat(mask: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """bool (P, number of pixels), and the extent (H, W) or (D, H, W)."""
+    extent = mask.shape[2:] if mask.ndim > 3 and mask.shape[1] == 1 else mask.shape[1:]
+    return mask.reshape(mask.shape[0], -1).bool(), tuple(extent)
 
 
 def _rand(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -142,5 +148,5 @@ def _draw(mask: Tensor, n: int, generator: torch.Generator | None) -> tuple[Tens
     return index, (count > 0).expand(-1, n)
 
 
-def _points(index: Tensor, width: int) -> Tensor:
-    return torch.stack((index % width, index // width), dim=-1).float()
+def _points(index: Tensor, extent: tuple[int, ...]) -> Tensor:
+    return torch.stack(torch.unravel_index(index, extent)[::-1], dim=-1).float()

@@ -12,6 +12,8 @@ case -> regime (any name in a user's file) -> class name -> steps. A step holds 
 - `clicks`: x, y, z, label with label 1 for the structure and 0 for what it is not. Pictures: x, y, label.
 - `auto`: true asks the method for an answer of its own on every slice without box and clicks, from this step on. A
   class that is to be found without corrections takes `[{"auto": true}]`; classes that the file leaves out are empty.
+- `focus`: a box like the others, an oracle's word on where the structure lies: methods on crops lay their first crop
+  around its middle. In the first step only.
 - `effort`: human actions that it cost; by default 2 for each box and 1 for each click.
 """
 
@@ -97,6 +99,11 @@ class PromptBook:
                 here = f"{place}.{name}[{i}]"
                 boxes = [_box(f"{here}.boxes[{j}]", v, shape) for j, v in enumerate(step.get("boxes", []))]
                 clicks = [_click(f"{here}.clicks[{j}]", v, shape) for j, v in enumerate(step.get("clicks", []))]
+                focus = known.focus
+                if "focus" in step:
+                    if i:
+                        raise DataError(f"{here}.focus: belongs into the first step of a class")
+                    focus = _box(f"{here}.focus", step["focus"], shape)
                 effort = step.get("effort", BOX_EFFORT * len(boxes) + CLICK_EFFORT * len(clicks))
                 known = CasePrompt(
                     class_id,
@@ -104,6 +111,7 @@ class PromptBook:
                     known.clicks + tuple(clicks),
                     known.effort + effort,
                     known.automatic or step.get("auto", False),
+                    focus,
                 )
                 found[class_id].append(known)
             if not (known.boxes or known.clicks or known.automatic):
@@ -175,18 +183,25 @@ def _differences(prompts: Sequence[CasePrompt]) -> list[dict[str, Any]]:
             known.boxes + boxes != prompt.boxes
             or known.clicks + clicks != prompt.clicks
             or known.automatic > prompt.automatic
+            or (steps and known.focus != prompt.focus)
         ):
             raise ValueError("each prompt must extend the one before it")
         step: dict[str, Any] = {"effort": prompt.effort - known.effort}
         if prompt.automatic and not known.automatic:
             step["auto"] = True
+        if prompt.focus and not steps:
+            step["focus"] = _corners(prompt.focus)
         if boxes:
-            step["boxes"] = [[b.x0, b.y0, b.z0, b.x1, b.y1, b.z1] for b in boxes]
+            step["boxes"] = [_corners(b) for b in boxes]
         if clicks:
             step["clicks"] = [[c.x, c.y, c.z, int(c.positive)] for c in clicks]
         steps.append(step)
         known = prompt
     return steps
+
+
+def _corners(b: Box) -> list[int]:
+    return [b.x0, b.y0, b.z0, b.x1, b.y1, b.z1]
 
 
 class _DuplicateKeyError(ValueError):
@@ -217,21 +232,27 @@ def _only(place: str, value: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _check_step(place: str, step: Any) -> None:
     _expect(place, step, dict, "an object with boxes and clicks")
-    _only(place, step, ("boxes", "clicks", "auto", "effort"))
+    _only(place, step, ("boxes", "clicks", "auto", "focus", "effort"))
     _expect(f"{place}.auto", step.get("auto", False), bool, "true or false")
     for key, lengths, words in (
         ("boxes", (4, 6), "whole numbers x0, y0, z0, x1, y1, z1"),
         ("clicks", (3, 4), "whole numbers x, y, z, label"),
     ):
         for i, entry in enumerate(_expect(f"{place}.{key}", step.get(key, []), list, "a list")):
-            numbers = isinstance(entry, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in entry)
-            if not numbers or len(entry) not in lengths:
-                raise DataError(f"{place}.{key}[{i}]: must be {words}, got {json.dumps(entry)[:60]}")
+            _check_numbers(f"{place}.{key}[{i}]", entry, lengths, words)
             if key == "clicks" and entry[-1] not in (0, 1):
                 raise DataError(f"{place}.{key}[{i}]: label must be 1 (the structure) or 0 (not), got {entry[-1]}")
+    if "focus" in step:
+        _check_numbers(f"{place}.focus", step["focus"], (4, 6), "whole numbers x0, y0, z0, x1, y1, z1")
     effort = step.get("effort", 0)
     if not isinstance(effort, int) or isinstance(effort, bool) or effort < 0:
         raise DataError(f"{place}.effort: must be a whole number from 0, got {json.dumps(effort)[:60]}")
+
+
+def _check_numbers(place: str, entry: Any, lengths: tuple[int, ...], words: str) -> None:
+    numbers = isinstance(entry, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in entry)
+    if not numbers or len(entry) not in lengths:
+        raise DataError(f"{place}: must be {words}, got {json.dumps(entry)[:60]}")
 
 
 def _box(place: str, v: list[int], shape: tuple[int, int, int]) -> Box:

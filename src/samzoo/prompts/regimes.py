@@ -7,6 +7,9 @@ slice and those in 3D coincide.
 
 Classes that the case does not hold are prompted for in no regime, also where it is an automatic answer that is
 corrected; only regime "auto" asks for them.
+
+"clicks_3d_published" is how SAM-Med3D and M-SAM were evaluated: the truth says where the crop lies, and every click is
+drawn at random from what is wrong. It stands beside "clicks_3d", where the first click alone says where to look.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -39,7 +43,8 @@ class Regime:
         effort_rule: in words.
         oracle_classes: it was told which classes are present.
         oracle_slices: what it was told about where they are, at its last step: "none", "range" (first and last
-            slice), "each" slice. One corrective click in a volume tells no more than itself.
+            slice), "each" slice, "crop" (where the middle of the structure lies). One click in a volume tells no more
+            than itself.
         scored: the steps whose result is recorded. Steps count the clicks (or rounds of clicks) made so far.
         start: step of the first prompt.
         first_boxes: box prompts of the first step, from the truth; None if it starts with clicks.
@@ -47,6 +52,9 @@ class Regime:
         automatic: it starts from the method's own answer for the class, for nothing; per slice, corrections are then
             also made where the method has found something on a slice without foreground.
         points: so many random points at once on each slice with foreground, half of them on the background.
+        dim: it is for methods on slices (2) or for those that see depth (3) only; None: for both.
+        oracle_crop: methods on crops lay their first crop around the middle of the structure, as `CasePrompt.focus`.
+        random_errors: later clicks lie anywhere in what is wrong, instead of at the centre of its largest part.
     """
 
     name: str
@@ -60,6 +68,9 @@ class Regime:
     per_slice: bool = False
     automatic: bool = False
     points: int = 0
+    dim: Literal[2, 3] | None = None
+    oracle_crop: bool = False
+    random_errors: bool = False
 
     @property
     def auto(self) -> bool:
@@ -114,15 +125,23 @@ class Regime:
         else:
             x, y, z = random_foreground_click(truth, rng)
             clicks = (Click(z, y, x, True),)
-        return CasePrompt(class_id, clicks=clicks, effort=CLICK_EFFORT * len(clicks))
+        focus = box_3d(truth)[0][0] if self.oracle_crop else None
+        return CasePrompt(class_id, clicks=clicks, effort=CLICK_EFFORT * len(clicks), focus=focus)
 
     def next(
-        self, prompt: CasePrompt, truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]
+        self,
+        prompt: CasePrompt,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+        spacing: Sequence[float],
+        seed: int = 0,
+        case_id: str = "",
     ) -> CasePrompt:
         """The prompt after one more click (or one more on each slice); the same prompt where there is no error.
 
         Args:
             prediction: bool (D, H, W), the method's answer to `prompt`. Voxels to be ignored must be False in both.
+            seed, case_id: as in `first`; of random clicks.
         """
         clicks = []
         if self.per_slice:
@@ -130,6 +149,11 @@ class Regime:
                 if found := corrective_click(truth[z], prediction[z], tuple(spacing[1:])):
                     (x, y), positive = found
                     clicks.append(Click(z, y, x, positive))
+        elif self.random_errors:
+            rng = prompt_rng(case_id, prompt.class_id, seed, len(prompt.clicks))
+            if found := random_foreground_click(truth != prediction, rng):
+                x, y, z = found
+                clicks.append(Click(z, y, x, bool(truth[z, y, x])))
         elif found := corrective_click(truth, prediction, tuple(spacing)):
             (x, y, z), positive = found
             clicks.append(Click(z, y, x, positive))
@@ -200,23 +224,46 @@ def _auto_clicks_per_slice(steps: int) -> Regime:
         scored=tuple(range(steps + 1)),
         automatic=True,
         per_slice=True,
+        dim=2,
     )
 
 
 def _points_per_slice(_: int) -> Regime:
     rule = f"{PUBLISHED_POINTS} for the random points on each slice with foreground, made at once"
-    return Regime("points_per_slice", frozenset({"click"}), rule, points=PUBLISHED_POINTS)
+    return Regime("points_per_slice", frozenset({"click"}), rule, points=PUBLISHED_POINTS, dim=2)
 
 
 def _box_per_slice(_: int) -> Regime:
     rule = "2 for each slice with foreground"
-    return Regime("box_per_slice", frozenset({"box"}), rule, first_boxes=boxes_per_slice)
+    return Regime("box_per_slice", frozenset({"box"}), rule, first_boxes=boxes_per_slice, dim=2)
 
 
 def _clicks_per_slice(steps: int) -> Regime:
-    scored = tuple(sorted({*range(1, steps + 1, 2), steps}))
     rule = "1 for each click on each slice with foreground (none where there is no error)"
-    return Regime("clicks_per_slice", frozenset({"click"}), rule, scored=scored, start=1, per_slice=True)
+    return Regime(
+        "clicks_per_slice", frozenset({"click"}), rule, scored=_odd_and_last(steps), start=1, per_slice=True, dim=2
+    )
+
+
+def _clicks_3d(name: str, **how: bool) -> Callable[[int], Regime]:
+    def make(steps: int) -> Regime:
+        return Regime(
+            name,
+            frozenset({"click"}),
+            "1 for each click in the volume (none where there is no error)",
+            oracle_slices="crop" if how.get("oracle_crop") else "none",
+            scored=_odd_and_last(steps),
+            start=1,
+            dim=3,
+            **how,
+        )
+
+    return make
+
+
+def _odd_and_last(steps: int) -> tuple[int, ...]:
+    """Which of the numbers of clicks are scored: 1, 3, 5 and so on, and the last."""
+    return tuple(sorted({*range(1, steps + 1, 2), steps}))
 
 
 def _box_3d(_: int) -> Regime:
@@ -230,6 +277,7 @@ def _box_slices(count: int) -> Regime:
         f"2 for each of the {count} boxes drawn (fewer on structures of fewer slices); interpolated boxes are free",
         oracle_slices="range",
         first_boxes=partial(interpolated_boxes, drawn=count),
+        dim=2,
     )
 
 
@@ -252,6 +300,7 @@ def _box_clicks_per_slice(steps: int) -> Regime:
         scored=tuple(range(steps + 1)),
         first_boxes=boxes_per_slice,
         per_slice=True,
+        dim=2,
     )
 
 
@@ -261,6 +310,9 @@ REGIMES: dict[str, Callable[[int], Regime]] = {
     "auto_clicks_per_slice": _auto_clicks_per_slice,
     "box_per_slice": _box_per_slice,
     "clicks_per_slice": _clicks_per_slice,
+    "clicks_3d": _clicks_3d("clicks_3d"),
+    "clicks_3d_oracle_crop": _clicks_3d("clicks_3d_oracle_crop", oracle_crop=True),
+    "clicks_3d_published": _clicks_3d("clicks_3d_published", oracle_crop=True, random_errors=True),
     "points_per_slice": _points_per_slice,
     "box_3d": _box_3d,
     "box_3_slices": lambda _: _box_slices(3),

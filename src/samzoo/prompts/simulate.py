@@ -15,6 +15,7 @@ from samzoo.prompts.batched import largest_component
 
 __all__ = [
     "corrective_click",
+    "deepest_point",
     "jitter_box",
     "largest_component",
     "prompt_rng",
@@ -24,9 +25,14 @@ __all__ = [
 ]
 
 
-def prompt_rng(case_id: str, class_id: int, seed: int) -> np.random.Generator:
-    """The generator of the first prompts of one class of one case: the same for every method, machine and order."""
-    digest = hashlib.sha256(f"{case_id}\0{class_id}\0{seed}".encode()).digest()
+def prompt_rng(case_id: str, class_id: int, seed: int, step: int = 0) -> np.random.Generator:
+    """The generator of the prompts of one class of one case: the same for every method, machine and order.
+
+    Args:
+        step: 0 for the first prompts, else the number of clicks before.
+    """
+    text = f"{case_id}\0{class_id}\0{seed}" + (f"\0{step}" if step else "")
+    digest = hashlib.sha256(text.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
@@ -145,12 +151,15 @@ def corrective_click(
             best = int(sizes[largest]), parts[where] == largest + 1, where, positive
     _, component, where, positive = best
     start = [s.start + n for s, n in zip(where, near, strict=True)]
-    centre = _centre(component, spacing) + start
+    centre = deepest_point(component, spacing) + start
     return tuple(centre[::-1].tolist()), positive
 
 
-def _centre(component: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Index of the voxel of a (cropped) component that lies farthest from its border."""
+def deepest_point(component: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Index of the voxel of a mask (not empty) that lies farthest from its border; the array's border counts as one.
+
+    Of equal distances, the one nearest to their common centre.
+    """
     distance = ndimage.distance_transform_edt(np.pad(component, 1), sampling=spacing)
     ties = np.argwhere(distance >= distance.max() - 1e-6) - 1
     offset = (ties - ties.mean(axis=0)) * np.asarray(spacing)
