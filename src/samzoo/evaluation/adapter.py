@@ -40,6 +40,8 @@ class Inference:
             slabs.
         mirror_axes: of methods on slabs: every window is also answered mirrored along each set of these axes (0 depth,
             1 height, 2 width), and the mean counts. Three axes take 8 passes.
+        extensions: of methods on crops: so many neighbouring crops at most, for each class, follow a structure that
+            reaches the side of a crop.
 
     Raises:
         ConfigError: a number out of range.
@@ -49,11 +51,14 @@ class Inference:
     decode_chunk: int = 64
     window_step: float = 0.5
     mirror_axes: tuple[int, ...] = ()
+    extensions: int = 26
 
     def __post_init__(self) -> None:
         for name in ("encode_chunk", "decode_chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"protocol.{name} must be at least 1, got {getattr(self, name)}")
+        if self.extensions < 0:
+            raise ConfigError(f"protocol.extensions must be at least 0, got {self.extensions}")
         if not 0 < self.window_step <= 1:
             raise ConfigError(f"protocol.window_step must be above 0 and at most 1, got {self.window_step}")
         axes = self.mirror_axes

@@ -34,8 +34,9 @@ DEFAULT_REGIMES = (
     "box_3d",
     "box_3_slices",
     "box_clicks_3d",
+    "clicks_3d",
 )
-VAL_REGIMES = ("auto", "box_per_slice", "clicks_per_slice")
+VAL_REGIMES = ("auto", "box_per_slice", "clicks_per_slice", "clicks_3d")
 """The first of these that a method can answer validates it, unless others are chosen."""
 
 
@@ -49,7 +50,7 @@ class EvaluationProtocol(Callback):
     Args:
         regimes: how a test prompts; see `samzoo.prompts.REGIMES`. Those that the method can't answer are left out.
         val_regimes: how a validation prompts; `val/dice` is their mean after their last step. None: auto if the method
-            answers without prompts, else box_per_slice, else clicks_per_slice.
+            answers without prompts, else box_per_slice, else clicks_per_slice; of methods that see depth, clicks_3d.
         val_cases: at most so many cases are scored in a validation; None: all.
         click_steps: rounds of clicks in the regimes with clicks.
         seed: of the first prompts.
@@ -59,12 +60,15 @@ class EvaluationProtocol(Callback):
             `samzoo.evaluation.published`. These scores rank nothing.
         overlays: of so many cases the test draws pictures, one for each regime.
         prompts_file: use the prompts of this file (a test's prompts.json) instead of simulated ones.
-        encode_chunk: slices encoded at a time; of methods on slabs, windows of so many slices in all, at least one.
+        encode_chunk: slices encoded at a time; of methods on slabs and crops, windows of so many slices in all, at
+            least one.
         decode_chunk: prompts decoded at a time.
         window_step: share of the window's side by which it moves over a volume, in (0, 1]; of methods on slabs.
         mirror_axes: of methods on slabs: a test also answers every window mirrored along each set of these axes (0
             depth, 1 height, 2 width) and takes the mean; all three take 8 times as long. Mirroring from left to right
             mistakes left for right organs, unless the method was trained so. A validation never mirrors.
+        extensions: of methods on crops: a structure that reaches the side of a crop is followed through at most so many
+            neighbouring crops for each class; 0 never leaves the crop. See `samzoo.evaluation.crop_adapter`.
 
     Raises:
         ConfigError: unknown regime, number out of range.
@@ -87,6 +91,7 @@ class EvaluationProtocol(Callback):
         decode_chunk: int = 64,
         window_step: float = 0.5,
         mirror_axes: Sequence[int] = (),
+        extensions: int = 26,
     ) -> None:
         for name, value, least in (
             ("val_cases", val_cases, 1),
@@ -106,7 +111,7 @@ class EvaluationProtocol(Callback):
         self.published = published
         self.overlays = overlays
         self.replay = load_prompts(prompts_file) if prompts_file else None
-        self.inference = Inference(encode_chunk, decode_chunk, window_step, tuple(mirror_axes))
+        self.inference = Inference(encode_chunk, decode_chunk, window_step, tuple(mirror_axes), extensions)
         self._told: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: Method, stage: str) -> None:
@@ -231,7 +236,7 @@ class EvaluationProtocol(Callback):
         if self.val_regimes is not None:
             return self._runnable(self.val_regimes, method)
         known = [make_regime(name, self.click_steps) for name in VAL_REGIMES]
-        return [r for r in known if r.kinds <= method.spec.prompts][:1] or self._runnable(known, method)
+        return runnable(known, method.spec)[0][:1]
 
     def _make_settings(self, trainer: Trainer, method: Method, surface: bool, inference: Inference) -> Settings:
         names = method.class_names or tuple(f"class_{k}" for k in range(1, method.num_classes + 1))
@@ -250,6 +255,7 @@ class EvaluationProtocol(Callback):
             "surface_metrics": self.surface_metrics,
             "window_step": self.inference.window_step,
             "mirror_axes": list(self.inference.mirror_axes),
+            "extensions": self.inference.extensions,
             "regimes": {
                 r.name: {
                     "steps_scored": list(r.scored),

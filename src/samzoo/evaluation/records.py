@@ -27,7 +27,8 @@ class Record:
     Args:
         effort: human actions spent on this class so far; the effort of a case is the sum over its classes.
         oracle_classes: the regime was told which classes are present.
-        oracle_slices: what it was told about where: none, range (first and last slice), each (slice).
+        oracle_slices: what it was told about where: none, range (first and last slice), each (slice), crop (where the
+            middle of the structure lies).
         tp, fp, fn: voxels on the native grid, ignored ones left out.
         dice, iou, nsd_1mm, nsd_2mm: in [0, 1]; None is undefined (both empty) or not asked for.
         hd95_mm: mm; None where truth or prediction is empty, or not asked for.

@@ -67,19 +67,27 @@ def runnable(regimes: Sequence[Regime], spec: MethodSpec) -> tuple[list[Regime],
     Raises:
         ConfigError: it can't answer any.
     """
-    notes = [
-        f"regime {r.name} is left out: {spec.name} does not understand {', '.join(sorted(r.kinds - spec.prompts))}"
-        for r in regimes
-        if not r.kinds <= spec.prompts
-    ]
-    able = [r for r in regimes if r.kinds <= spec.prompts]
+    reasons = {r.name: _misfit(r, spec) for r in regimes}
+    notes = [f"regime {name} is left out: {reason}" for name, reason in reasons.items() if reason]
+    able = [r for r in regimes if not reasons[r.name]]
     if not able:
         names = ", ".join(r.name for r in regimes) or "(none)"
         raise ConfigError(
-            f"{spec.name} understands {', '.join(sorted(spec.prompts))} and can't be scored with any of the regimes "
-            f"{names}; choose others in protocol.regimes or protocol.val_regimes"
+            f"{spec.name} works on {spec.unit}s, understands {', '.join(sorted(spec.prompts))} and can't be scored "
+            f"with any of the regimes {names}; choose others in protocol.regimes or protocol.val_regimes"
         )
     return able, notes
+
+
+def _misfit(regime: Regime, spec: MethodSpec) -> str:
+    """Why a method can't answer a regime, or nothing."""
+    if not regime.kinds <= spec.prompts:
+        return f"{spec.name} does not understand {', '.join(sorted(regime.kinds - spec.prompts))}"
+    if regime.dim == 2 and spec.dim == 3:
+        return f"it prompts slice by slice, {spec.name} sees volumes"
+    if regime.dim == 3 and spec.dim == 2:
+        return f"its clicks are for methods that see depth, {spec.name} sees one slice at a time"
+    return ""
 
 
 def score_case(method: Method, case: Case, regimes: Sequence[Regime], settings: Settings) -> CaseResult:
@@ -184,7 +192,8 @@ class _Walk:
         return regime.first(truth, class_id, self.case.spacing, self.settings.seed, self.case.id, self.valid)
 
     def _next(self, regime: Regime, prompt: CasePrompt, answer: Answer) -> CasePrompt:
-        return regime.next(prompt, self.label == prompt.class_id, self._kept(answer.mask), self.case.spacing)
+        truth, answered = self.label == prompt.class_id, self._kept(answer.mask)
+        return regime.next(prompt, truth, answered, self.case.spacing, self.settings.seed, self.case.id)
 
     def _kept(self, mask: np.ndarray) -> np.ndarray:
         """Without the voxels that are to be ignored."""
