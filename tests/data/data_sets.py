@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -257,6 +258,81 @@ def write_synapse_npz(root: Path) -> Path:
     return root
 
 
+def tumour(seed: int, classes: int, shape: tuple[int, int, int] = (12, 10, 8)) -> np.ndarray:
+    """A label in which every class is on some slices."""
+    label = np.zeros(shape, np.uint8)
+    for k in range(1, classes + 1):
+        label[2:8, 2 + k : 4 + k + seed % 3, 2:6] = k
+    return label
+
+
+def write_msd(root: Path, labels: tuple[str, ...], channels: tuple[str, ...] = ("CT",), cases: int = 4) -> Path:
+    """An archive of the Medical Segmentation Decathlon: several channels are the fourth axis of one file."""
+    rng, task = np.random.default_rng(6), "case"
+    for part, numbers in (("Tr", range(cases)), ("Ts", (90, 91))):
+        for number in numbers:
+            label = tumour(number, len(labels))
+            grey = [label * np.float32(100 * (c + 1)) + rng.normal(0, 5, label.shape) for c in range(len(channels))]
+            image = np.stack(grey, -1) if len(channels) > 1 else grey[0]
+            save_nifti(root / f"images{part}/{task}_{number:03d}.nii.gz", image.astype(np.float32))
+            if part == "Tr":
+                save_nifti(root / f"labels{part}/{task}_{number:03d}.nii.gz", label)
+    names = [f"{task}_{number:03d}.nii.gz" for number in range(cases)]
+    content = {
+        "name": root.name,
+        "tensorImageSize": "4D" if len(channels) > 1 else "3D",
+        "modality": {str(i): c for i, c in enumerate(channels)},
+        "labels": {"0": "background"} | {str(i): name for i, name in enumerate(labels, start=1)},
+        "numTraining": cases,
+        "numTest": 2,
+        "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names],
+        "test": [f"./imagesTs/{task}_090.nii.gz", f"./imagesTs/{task}_091.nii.gz"],
+    }
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def write_kits(root: Path, place: str = "dataset", label_name: str = "segmentation") -> Path:
+    """Four labelled cases, and one without label; slices along the first axis."""
+    for number in range(5):
+        case, label = root / place / f"case_{number:05d}", tumour(number, 3)
+        affine = np.diag((3.0, 0.9, 0.8, 1.0))
+        save_nifti(case / "imaging.nii.gz", label.astype(np.int16) * 50 - 100 + number, affine)
+        if number < 4:
+            save_nifti(case / f"{label_name}.nii.gz", label, affine)
+    return root
+
+
+def write_kits21(root: Path) -> Path:
+    return write_kits(root, "data", "aggregated_MAJ_seg")
+
+
+def write_lits(root: Path) -> Path:
+    """Two batches of two and three volumes, one test volume."""
+    for number in range(5):
+        batch, label = root / f"Training Batch {1 + number // 2 % 2}", tumour(number, 2)
+        save_nifti(batch / f"volume-{number}.nii", label.astype(np.int16) * 80 - 100 + number)
+        save_nifti(batch / f"segmentation-{number}.nii", label)
+    save_nifti(root / "Test-Data" / "test-volume-0.nii", tumour(9, 2).astype(np.int16))
+    return root
+
+
+def write_brats(root: Path, year: int = 2021) -> Path:
+    """Four labelled cases and one without; names, endings and the enhancing tumour's value change with the year."""
+    names = {2020: "BraTS20_Training_{:03d}", 2021: "BraTS2021_{:05d}", 2023: "BraTS-GLI-{:05d}-000"}
+    parts = ("-t2f", "-t1n", "-t1c", "-t2w") if year == 2023 else ("_flair", "_t1", "_t1ce", "_t2")
+    end = ".nii" if year == 2020 else ".nii.gz"
+    for number in range(5):
+        name = names[year].format(number)
+        label = tumour(number, 3)
+        for c, part in enumerate(parts):
+            save_nifti(root / name / f"{name}{part}{end}", label.astype(np.int16) * (c + 1) * 100 + number)
+        if number < 4:
+            label[label == 3] = 3 if year == 2023 else 4
+            save_nifti(root / name / f"{name}{parts[0][0]}seg{end}", label)
+    return root
+
+
 ARCHIVES = {
     "amos_ct": write_amos,
     "sam_med2d_demo": write_sam_med2d,
@@ -273,5 +349,18 @@ ARCHIVES = {
     "synapse": write_synapse,
     "synapse_13": write_synapse,
     "synapse_npz": write_synapse_npz,
+    "msd_lung": partial(write_msd, labels=("cancer",)),
+    "msd_pancreas": partial(write_msd, labels=("pancreas", "cancer")),
+    "msd_colon": partial(write_msd, labels=("colon cancer primaries",)),
+    "msd_hepatic_vessel": partial(write_msd, labels=("Vessel", "Tumour")),
+    "msd_liver": partial(write_msd, labels=("liver", "cancer")),
+    "msd_brain_tumour": partial(
+        write_msd, labels=("edema", "non-enhancing tumor", "enhancing tumour"), channels=("FLAIR", "T1w", "t1gd", "T2w")
+    ),
+    "kits21": write_kits21,
+    "kits23": write_kits,
+    "lits": write_lits,
+    "brats2020": partial(write_brats, year=2020),
+    "brats2021": write_brats,
 }
 """Name of a data set's config -> writer of a tiny archive of its form; the others are nnU-Net data sets."""

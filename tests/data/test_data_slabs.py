@@ -136,6 +136,20 @@ def test_drawn_class_is_inside_and_its_voxel_the_centre_where_it_fits(stored):
         assert unit.slice_index == 5 and unit.label[1, 1, 1] == 1, "a voxel of the class in the middle"
 
 
+def test_crops_take_what_the_method_wants_around_a_small_volume(volumes):
+    class Crops(Slabs):
+        spec = MethodSpec("Crops", dim=3, unit="crop", prompts=frozenset({"click"}), multiclass=False, frozen="nothing")
+        fill = 0.5
+
+    method = Crops(patch=(8, 8, 8))
+    dm = module(volumes, method, batch_size=4, units_per_epoch=12, foreground_fraction=1.0)
+    dm.setup("fit")
+    batches = list(dm.train_dataloader())
+    assert all(b.image.shape[2:] == method.unit_shape(b.spacing[0].tolist()) for b in batches)
+    thin = [(i, case) for b in batches for i, case in zip(b.image[:, 0], b.case_id, strict=True) if case == "case_2"]
+    assert thin and all((image[0] == 0.5).all() and (image[-1] == 0.5).all() for image, _ in thin)
+
+
 def test_any_place_is_seen_without_a_class(stored):
     entries, cases = stored
     view = SlabView(entries, cases, [(3, 4, 4)] * 4, 0)

@@ -18,7 +18,7 @@ from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
 from samzoo.data.features import FeatureCache, FeatureCacheSettings
 from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split
 from samzoo.data.phantom import PhantomSettings, ensure_phantom
-from samzoo.data.readers import read_index
+from samzoo.data.readers import Layout, read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
 from samzoo.data.sampling import CaseSampler, SliceSampler
 from samzoo.data.splits import assign_splits, limit_cases
@@ -34,8 +34,8 @@ class SamzooDataModule(LightningDataModule):
 
     Args:
         root: Folder of the data set; relative to the working folder, or to $SAMZOO_DATA. Not needed for the phantom.
-        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, polyps, isic, acdc, synapse, or
-            phantom (the embedded data set).
+        layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, polyps, isic, acdc, synapse, kits,
+            lits, brats, or phantom (the embedded data set).
         name: Name in records and of the store; default is what the data set calls itself.
         source: Where to get the data set and under which licence; shown if the root is missing.
         channels: Names or numbers of the channels to use, in this order; default all.
@@ -87,9 +87,7 @@ class SamzooDataModule(LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
-        layout: Literal[
-            "auto", "nnunet", "msd", "folder", "sam_med2d", "polyps", "isic", "acdc", "synapse", "phantom"
-        ] = "auto",
+        layout: Layout = "auto",
         name: str | None = None,
         source: str | None = None,
         channels: list[str | int] | None = None,
@@ -266,7 +264,7 @@ class SamzooDataModule(LightningDataModule):
             cached = [cache.open(e) for e in entries]
         view = SliceView(entries, cases, self.augment, cached)
         if not slices:
-            view = SlabView(entries, cases, shapes, self.seed, self.volume_augment)
+            view = SlabView(entries, cases, shapes, self.seed, self.volume_augment, self._method.fill)
         return self._loader(view, sampler, self.batch_size, collate, torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader | list:

@@ -92,14 +92,15 @@ class SlabView(Dataset):
     """Slabs and crops of stored cases, asked for by the `SliceKey` of the slice that they are cut around.
 
     If a class was drawn, the centre is a random voxel of it on that slice; else any place on it. What would stick out
-    is moved inside. Along an axis on which the volume is smaller than the unit it lies in the middle, and the rest is 0
-    in the image and background in the label, as nnU-Net has it.
+    is moved inside. Along an axis on which the volume is smaller than the unit it lies in the middle, and the rest is
+    `fill` in the image (nnU-Net has 0) and background in the label.
 
     Args:
         entries, cases: of the same cases.
         shapes: per case, (d, h, w) voxels of its units.
         seed: of the places.
         augment: applied to each unit anew; None leaves it as it is.
+        fill: what lies around a volume that is smaller than the unit, in [0, 1].
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class SlabView(Dataset):
         shapes: Sequence[tuple[int, int, int]],
         seed: int,
         augment: VolumeAugment | None = None,
+        fill: float = 0.0,
     ) -> None:
         self.entries, self.cases, self.shapes, self.seed, self.augment = entries, cases, shapes, seed, augment
+        self.fill = fill
 
     def __len__(self) -> int:
         return sum(c.shape[0] for c in self.cases)
@@ -125,7 +128,7 @@ class SlabView(Dataset):
         label = torch.zeros(shape, dtype=torch.uint8)
         label[place] = torch.from_numpy(np.array(stored[inside]))
         values = torch.from_numpy(case.image()[:, *inside].astype(np.float32))
-        image = torch.zeros(len(values), *shape)
+        image = torch.full((len(values), *shape), self.fill)
         image[:, *place] = values
         if self.augment is not None:
             image, label = self.augment(image, label, *unit_key(key.epoch, key.position))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from samzoo.data.index import DatasetIndex, ReadSettings
-from samzoo.data.readers import acdc, folder, isic, msd, nnunet, polyps, sam_med2d, synapse
+from samzoo.data.readers import acdc, brats, folder, isic, kits, lits, msd, nnunet, polyps, sam_med2d, synapse
 from samzoo.errors import ConfigError, DataError
 
 READERS = {
@@ -16,9 +17,29 @@ READERS = {
     "isic": isic,
     "acdc": acdc,
     "synapse": synapse,
+    "kits": kits,
+    "lits": lits,
+    "brats": brats,
     "folder": folder,
 }
 """Asked in this order; the first that recognises a folder reads it."""
+
+Layout = Literal[
+    "auto",
+    "phantom",
+    "nnunet",
+    "msd",
+    "sam_med2d",
+    "polyps",
+    "isic",
+    "acdc",
+    "synapse",
+    "kits",
+    "lits",
+    "brats",
+    "folder",
+]
+"""What a user may say: a reader's name, auto (ask them all), or phantom (the embedded data set)."""
 
 
 def recognise(root: Path) -> str:
@@ -42,6 +63,8 @@ def recognise(root: Path) -> str:
         "(image2label_train.json, label2image_test.json); the polyp benchmark (TrainDataset, TestDataset); ISIC 2018 "
         "(ISIC2018_Task1-2_Training_Input and its kind); ACDC (training and testing, holding patient001 ...); "
         "Synapse or BTCV (Abdomen/RawData/Training/img and label, or train_npz and test_vol_h5); "
+        "KiTS (case_00000 holding imaging.nii.gz); LiTS (volume-0.nii and segmentation-0.nii); "
+        "BraTS (case folders holding CASE_flair.nii.gz or CASE-t2f.nii.gz and its kind); "
         "image/mask folders (images and masks, or train, val, test holding them)"
     )
 
