@@ -1,0 +1,356 @@
+"""What methods on cubic crops have in common: a 3D SAM that answers clicks and boxes and refines its own mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+from torch import Tensor, nn
+
+from samzoo.errors import ConfigError
+from samzoo.methods.randomness import seeded_generator
+from samzoo.methods.volume import VolumeMethod
+from samzoo.prompts.batched import mask_boxes, random_error_clicks
+from samzoo.sam import LoadReport, Sam3d, load_weights
+from samzoo.types import IGNORE, Batch, Prompts, State
+
+Clicks = Literal["newest", "all"]
+"""What of a crop's clicks an answer is told; the earlier ones have left their mark in the mask that is fed back."""
+
+Boxes = Literal["centre", "corners"]
+"""A box is a click in its middle, or two corner tokens of their own, which no public weights but those of a challenge
+branch of SAM-Med3D hold."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How a mask is refined, in training and when answering.
+
+    Args:
+        clicks: see above.
+        feedback: the previous mask is fed back; False asks for each mask anew, from all clicks.
+        steps: prompts per object and training step, each followed by a term of the loss.
+        steps_without_click: SAM-Med3D's training: one step of those between the first and the last but one, and the
+            last, refine the mask without a new click.
+        click_threshold: logit above which training takes a voxel for predicted when it looks for errors to click at.
+        detach: no gradient flows from one step into the one before: less memory, other training than published.
+        box_fraction: share of the training steps that begin with a box instead of a click.
+        loss: "dice", or "dice_ce", which adds binary cross entropy.
+
+    Raises:
+        ConfigError: numbers out of range, or settings that contradict each other.
+    """
+
+    clicks: Clicks = "newest"
+    feedback: bool = True
+    steps: int = 11
+    steps_without_click: bool = False
+    click_threshold: float = 0.5
+    detach: bool = False
+    box_fraction: float = 0.0
+    loss: Literal["dice", "dice_ce"] = "dice"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"refinement.steps must be at least 1, got {self.steps}")
+        if not 0 <= self.box_fraction <= 1:
+            raise ConfigError(f"refinement.box_fraction must be between 0 and 1, got {self.box_fraction}")
+        if not self.feedback and (self.clicks == "newest" or self.steps_without_click):
+            raise ConfigError(
+                "without refinement.feedback nothing remembers earlier clicks: set refinement.clicks to all and "
+                "refinement.steps_without_click to false"
+            )
+
+
+class CropMethod(VolumeMethod):
+    """A promptable 3D SAM on crops of S x S x S voxels (SAM-Med3D, arXiv 2310.15161, and what builds on it).
+
+    Volumes are cropped by whoever calls it; each crop is z-scored by itself when it is encoded. The network sees the
+    axes of the file, x, y, z: the reverse of a case's.
+
+    Args:
+        sam: the network.
+        weights: pretrained weights for it: a name of `samzoo zoo`, a path or a url; None keeps it random.
+        load_args: of `load_weights`.
+        spacing: mm of the method's isotropic grid; None takes volumes as they are.
+        zero: where the file's 0 lies in [0, 1]: 0.5 for CT with a window of -1000 to 1000 HU, 0 for MR. Only voxels
+            above it count for mean and deviation of a crop, and what lies around a volume is filled with it.
+        boxes, refinement: see above.
+        lr, lr_decoder: of what works on the image, and of prompt encoder and mask decoder.
+        lr_drop_at: epochs from which on both rates are a tenth (once more).
+        weight_decay: of AdamW.
+        method_args: of `VolumeMethod`.
+
+    Raises:
+        ConfigError: numbers out of range, or settings that contradict each other.
+        WeightsError: weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        sam: Sam3d,
+        weights: str | None,
+        *,
+        load_args: Mapping[str, Any],
+        spacing: float | None,
+        zero: float,
+        boxes: Boxes,
+        refinement: Refinement,
+        lr: float,
+        lr_decoder: float,
+        lr_drop_at: tuple[int, ...],
+        weight_decay: float,
+        **method_args,
+    ) -> None:
+        side = sam.config.image_size
+        grid = None if spacing is None else (spacing,) * 3
+        super().__init__((side,) * 3, grid, sam.config.in_channels, **method_args)
+        if not 0 <= zero <= 1:
+            raise ConfigError(f"{self.spec.name}: zero must be between 0 and 1, got {zero}")
+        self.sam = sam
+        self.fill = zero
+        self.boxes, self.refinement = boxes, refinement
+        self.dice = DiceLoss(squared_pred=True, reduction="none")
+        self.lr, self.lr_decoder, self.weight_decay = lr, lr_decoder, weight_decay
+        self.lr_drop_at = tuple(lr_drop_at)
+        self.load_report: LoadReport | None = None
+        if weights is not None:
+            self.load_report = report = load_weights(sam, weights, **load_args)
+            self.base_sha256 = report.sha256
+            self.not_in_base = frozenset(f"sam.{key}" for key in report.new)
+        for module in self.without_gradient():
+            module.requires_grad_(False)
+
+    def without_gradient(self) -> list[nn.Module]:
+        """Modules that no training step uses: one mask is asked for, whose quality nobody looks at, and there always
+        is a previous mask. The originals list them for training; with plain DDP they would stop it."""
+        decoder = self.sam.mask_decoder
+        return [
+            decoder.iou_prediction_head,
+            *decoder.output_hypernetworks_mlps[1:],
+            self.sam.prompt_encoder.no_mask_embed,
+        ]
+
+    # --- answering -----------------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Crops (B, C, S, S, S) of a volume on the method's grid -> (B, P, t, t, t)."""
+        return self.sam.encode(reversed_axes(normalised(x, self.fill)))
+
+    def decode(self, embedding: Tensor, prompts: Prompts | None, state: State | None = None) -> tuple[Tensor, State]:
+        """See `Method.decode`: logits (P, 1, l, l, l), which the state holds, too.
+
+        `prompts` hold all clicks on the crop so far. Without clicks and box the mask is refined by itself.
+
+        Raises:
+            ConfigError: no prompts.
+        """
+        if prompts is None:
+            raise ConfigError(f"{self.spec.name} answers prompts only; choose a regime with boxes or clicks")
+        low_res = None if state is None else state["low_res"]
+        if low_res is None and prompts.points is None and prompts.boxes is None:
+            raise ConfigError(f"{self.spec.name} needs a click, a box or a previous mask for each mask")
+        points, labels, boxes = self._told(prompts, first=low_res is None)
+        logits = self.answer(embedding, prompts.image_index, points, labels, boxes, low_res).float()
+        return logits, {"low_res": logits}
+
+    def _told(self, prompts: Prompts, first: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Points, their labels and boxes that the network is told."""
+        points, labels, boxes = prompts.points, prompts.point_labels, prompts.boxes
+        newest = self.refinement.clicks == "newest" and not first
+        if newest:
+            boxes = None
+            if points is not None:
+                points, labels = points[:, -1:], labels[:, -1:]
+        if boxes is not None and self.boxes == "centre":
+            centre = boxes.unflatten(-1, (2, 3)).mean(1)[:, None].floor()
+            ones = torch.ones(len(centre), 1, dtype=torch.long, device=centre.device)
+            points = centre if points is None else torch.cat([centre, points], dim=1)
+            labels = ones if labels is None else torch.cat([ones, labels], dim=1)
+            boxes = None
+        return points, labels, boxes
+
+    def answer(
+        self,
+        embedding: Tensor,
+        image_index: Tensor,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        low_res: Tensor | None,
+    ) -> Tensor:
+        """Logits (P, 1, l, l, l); without `low_res` from a mask of zeros, as both originals begin."""
+        if low_res is None or not self.refinement.feedback:
+            side = 4 * self.sam.config.grid
+            low_res = embedding.new_zeros(len(image_index), 1, side, side, side)
+        sparse, dense = self.sam.encode_prompts(points, labels, boxes, reversed_axes(low_res))
+        logits, _ = self.sam.decode(embedding, image_index, sparse, dense, False)
+        return reversed_axes(logits)
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum over `steps` prompts of the loss of one object in each crop; the crop is encoded once.
+
+        What must agree between processes is drawn from (seed, epoch, batch), the rest from (seed, epoch, batch, rank).
+        """
+        common = seeded_generator(self.current_epoch, batch_idx)
+        own = seeded_generator(self.current_epoch, batch_idx, 1 + self.global_rank)
+        x, label = self.patches(batch)
+        target, valid = draw_objects(label, own)
+        losses = self.refine(self.encode(x), target, valid, common, own)
+        total = losses.sum()
+        size, several = len(batch), self.trainer.world_size > 1
+        values = {"train/loss": losses.mean(), "train/loss_first": losses[0], "train/loss_last": losses[-1]}
+        values = {name: value.detach() for name, value in values.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=several)
+        self.log("train/loss_now", values["train/loss"], prog_bar=True, logger=False, batch_size=size)
+        return total
+
+    def refine(
+        self, embedding: Tensor, target: Tensor, valid: Tensor, common: torch.Generator, own: torch.Generator
+    ) -> Tensor:
+        """The loss (steps,) after each prompt.
+
+        Args:
+            embedding: of B crops.
+            target: bool (B, 1, S, S, S), one object in each crop; crops where it is empty teach nothing.
+            valid: bool (B, 1, S, S, S), voxels that are not ignored.
+            common, own: generators, see `training_step`.
+        """
+        index = torch.arange(len(target), device=target.device)
+        with_box = bool(torch.rand((), generator=common) < self.refinement.box_fraction)
+        silent = self._steps_without_click(common)
+        prediction, low_res = torch.zeros_like(target), None
+        points = labels = boxes = None
+        losses = []
+        for step in range(self.refinement.steps):
+            if step == 0 and with_box:
+                boxes = mask_boxes(target)
+            elif step not in silent:
+                point, kind = error_or_foreground_click(prediction, target, valid, own)
+                points = point if points is None else torch.cat([points, point], dim=1)
+                labels = kind if labels is None else torch.cat([labels, kind], dim=1)
+            if step in silent:
+                told = (None, None, None)
+            else:
+                told = self._told(Prompts(index, index, points, labels, boxes), first=low_res is None)
+            logits = self.answer(embedding, index, *told, low_res)
+            full = F.interpolate(logits.float(), target.shape[2:], mode="trilinear", align_corners=False)
+            losses.append(self.loss(full, target, valid))
+            prediction = full.detach() > self.refinement.click_threshold
+            low_res = logits.detach() if self.refinement.detach else logits
+        return torch.stack(losses)
+
+    def _steps_without_click(self, generator: torch.Generator) -> set[int]:
+        steps = self.refinement.steps
+        if not self.refinement.steps_without_click or steps < 3:
+            return set()
+        drawn = int(torch.randint(2, max(3, steps - 2), (), generator=generator))  # of 11 steps: 2 to 8
+        return {drawn, steps - 1}
+
+    def loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Dice with squared terms, for each crop by itself, then the mean; with cross entropy if asked for.
+
+        Args:
+            logits: float32 (B, 1, S, S, S).
+            target, valid: bool of that shape.
+        """
+        share = target.flatten(1).any(1).to(logits.dtype)
+        share = share / share.sum().clamp(min=1)
+        mask, truth = valid.to(logits.dtype), (target & valid).to(logits.dtype)
+        loss = self.dice(logits.sigmoid() * mask, truth).flatten()
+        if self.refinement.loss == "dice_ce":
+            entropy = F.binary_cross_entropy_with_logits(logits, truth, mask, reduction="none")
+            loss = loss + entropy.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+        return (loss * share).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decoding = [*self.sam.prompt_encoder.parameters(), *self.sam.mask_decoder.parameters()]
+        slow = {id(p) for p in decoding}
+        trained = self.trainable_parameters()
+        groups = [
+            {"params": [p for p in trained if id(p) not in slow], "lr": self.lr, "initial_lr": self.lr},
+            {"params": [p for p in trained if id(p) in slow], "lr": self.lr_decoder, "initial_lr": self.lr_decoder},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.weight_decay)
+
+    def on_train_epoch_start(self) -> None:
+        """The rates as a function of the epoch alone: a resumed run needs no scheduler state."""
+        factor = 0.1 ** sum(epoch <= self.current_epoch for epoch in self.lr_drop_at)
+        for group in self.optimizers().param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+
+def reversed_axes(x: Tensor) -> Tensor:
+    """(B, C, i, j, k) -> (B, C, k, j, i): between a case's axes and the network's."""
+    return x.permute(0, 1, 4, 3, 2)
+
+
+def normalised(x: Tensor, zero: float) -> Tensor:
+    """z-score of each crop and channel by itself, over its voxels above `zero`, applied to all.
+
+    SAM-Med3D's rule with the unbiased deviation; its code pools a whole batch. A crop without two different values
+    above `zero` is scored over all its voxels; a constant one becomes 0.
+
+    Args:
+        x: (B, C, S, S, S).
+    """
+    x = x.float()
+    inside = x > zero
+    mean, deviation = _moments(x, inside)
+    everywhere = torch.ones_like(inside)
+    whole_mean, whole_deviation = _moments(x, everywhere)
+    usable = deviation > 0
+    mean, deviation = torch.where(usable, mean, whole_mean), torch.where(usable, deviation, whole_deviation)
+    return (x - mean) / torch.where(deviation > 0, deviation, 1)
+
+
+def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased deviation over the voxels of a mask, (B, C, 1, 1, 1) each."""
+    axes = (2, 3, 4)
+    count = mask.sum(axes, keepdim=True)
+    mean = torch.where(mask, x, 0).sum(axes, keepdim=True) / count.clamp(min=1)
+    square = torch.where(mask, (x - mean) ** 2, 0).sum(axes, keepdim=True)
+    return mean, (square / (count - 1).clamp(min=1)).sqrt()
+
+
+def draw_objects(label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One class of those that each crop holds, uniformly.
+
+    Args:
+        label: int64 (B, S, S, S).
+
+    Returns:
+        target and valid, bool (B, 1, S, S, S); the target of a crop without any class is empty.
+    """
+    valid = label != IGNORE
+    classes = torch.where(valid, label, 0)
+    present = torch.zeros(len(label), IGNORE, dtype=torch.bool, device=label.device)
+    present.scatter_(1, classes.flatten(1), True)
+    present = present[:, 1:].cpu().double()
+    drawn = torch.multinomial(present + (present.sum(1, keepdim=True) == 0), 1, generator=generator) + 1
+    wanted = drawn.to(label.device)[:, :, None, None]
+    return (classes == wanted)[:, None], valid[:, None]
+
+
+def error_or_foreground_click(
+    prediction: Tensor, target: Tensor, valid: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One voxel of the error; where there is none, one of the object; where that is empty, too, "no point" (-1).
+
+    Args:
+        prediction, target, valid: bool (B, 1, S, S, S).
+
+    Returns:
+        points float32 (B, 1, 3) in x, y, z, labels int64 (B, 1).
+    """
+    nothing = torch.zeros_like(prediction)
+    points, labels = random_error_clicks(prediction, target, 1, generator, valid)
+    inside, positive = random_error_clicks(nothing, target, 1, generator, valid)
+    perfect = labels == -1
+    return torch.where(perfect[..., None], inside, points), torch.where(perfect, positive, labels)
