@@ -11,14 +11,16 @@ import json
 import re
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from samzoo.sam import SamConfig
+from samzoo.sam import Sam3dConfig, SamConfig
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,44 @@ class GoldenSet:
         known = {f.name for f in fields(SamConfig)}
         return SamConfig(**{k: v for k, v in _flat(self.config["hyper_parameters"]).items() if k in known} | changes)
 
+    def sam3d_config(self, **changes) -> Sam3dConfig:
+        sizes = {k.removeprefix("encoder_"): v for k, v in self.config["hyper_parameters"].items()}
+        assert sizes["layer_norm_eps"] == {
+            "encoder_blocks": 1e-6,
+            "channel_norms": 1e-6,
+            "decoder_transformer": 1e-5,
+        }
+        known = {f.name for f in fields(Sam3dConfig)}
+        return Sam3dConfig(**{k: v for k, v in sizes.items() if k in known} | changes)
+
     @property
     def tolerance(self) -> float:
-        """atol = rtol, as the set's own text states it."""
-        return float(re.search(r"atol\s+([0-9.e-]+)", self.config["tolerance"])[1])
+        """atol = rtol of outputs, as the set's own text states it."""
+        text = self.config.get("tolerance") or self.config["suggested_tolerance"]
+        return float(re.search(r"atol\s+([0-9.e-]+)", text)[1])
+
+    @cached_property
+    def full_size_io(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "full_size_io.safetensors")
+
+    def full_size_weights(self) -> dict[str, Tensor]:
+        """Weights of the real size by the rule in full_size.json, with the names in full_size_keys.json."""
+        shapes = self.json("full_size_keys.json")
+        weights = {}
+        for j, key in enumerate(sorted(shapes)):
+            u, shape = hashed(j, prod(shapes[key])), shapes[key]
+            if key.endswith("pos_embed"):
+                values = u
+            elif len(shape) >= 2:
+                values = u * np.sqrt(12 / prod(shape[1:]))
+            else:
+                values = (1 if key.endswith("weight") else 0) + 0.2 * u
+            weights[key] = torch.from_numpy(values.astype(np.float32)).view(shape)
+        return weights
+
+    def full_size_volume(self) -> Tensor:
+        side = self.json("full_size.json")["image_size"]
+        return torch.from_numpy((3 * hashed(1_000_000, side**3)).astype(np.float32)).view(1, 1, side, side, side)
 
     def assert_close(
         self,
@@ -75,6 +111,19 @@ class GoldenSet:
             equal_nan=True,
             msg=lambda m: f"{name}: {m}",
         )
+
+
+def hashed(j: int, n: int) -> np.ndarray:
+    """n numbers in [-0.5, 0.5) that follow from j alone, float64."""
+    wrap = 2**64 - 1
+    x = np.arange(n, dtype=np.uint64)
+    x *= np.uint64(6364136223846793005)
+    x += np.uint64((j + 1) * 1442695040888963407 & wrap)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        x ^= x >> np.uint64(33)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(33)
+    return (x >> np.uint64(40)) / 2**24 - 0.5
 
 
 def _flat(hyper_parameters: dict) -> dict:

@@ -37,7 +37,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     SAM-Med2D's training writes {"model": state dict, "optimizer": the optimiser *object*}, that of MaskSAM (nnU-Net)
     {"network_weights": state dict, ...} with figures of its log as numbers of numpy: such files are opened with inert
-    stand-ins for the classes of torch.optim and for numpy's. Any other object in a file is refused.
+    stand-ins for the classes of torch.optim and for numpy's. So are those of SAM-Med3D, {"model_state_dict": state
+    dict, "args": argparse.Namespace, ...}. Any other object in a file is refused.
 
     Raises:
         WeightsError: unreadable, not a state dict, or with objects other than tensors in it.
@@ -50,7 +51,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # broken files fail in as many ways as there are bytes
         raise WeightsError(f"{path} can't be read as weights ({_first_line(error)}); is it complete?") from error
-    for key in ("model", "state_dict", "network_weights"):
+    for key in ("model", "state_dict", "network_weights", "model_state_dict"):
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]
     if not isinstance(data, Mapping) or not data:
@@ -71,7 +72,11 @@ def _read_torch(path: Path) -> Any:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # the format before torch 1.6 can't be looked through beforehand
         foreign = []
-    stand_ins: dict[str, Any] = {"builtins.dict": _Inert, "collections.defaultdict": _empty_dict}
+    stand_ins: dict[str, Any] = {
+        "builtins.dict": _Inert,
+        "collections.defaultdict": _empty_dict,
+        "argparse.Namespace": _Inert,
+    }
     inert = [name for name in foreign if name.startswith("torch.optim.") or name in _NUMPY]
     refused = [name for name in foreign if name not in inert and name not in stand_ins]
     if refused:

@@ -1,4 +1,4 @@
-"""Pretrained weights into a `Sam`: translated, resized to its image size, and every tensor accounted for."""
+"""Pretrained weights into a `Sam` or `Sam3d`: translated, resized to its image size, and every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from samzoo.errors import WeightsError
 from samzoo.sam.checkpoint import read_state_dict
 from samzoo.sam.config import ARCHITECTURES
+from samzoo.sam.sam3d.config import ARCHITECTURES_3D
 from samzoo.sam.weights import find_weights
 
 Shape = tuple[int, ...]
 
 _PROMISE = ("apm_", "ips_")
+_TABLE = "image_encoder.pos_embed"
+_PATCH = "image_encoder.patch_embed.proj.weight"
+_BOX_VECTORS = tuple(f"prompt_encoder.point_embeddings.{i}.weight" for i in (2, 3))
+"""In files of SAM-Med3D's challenge branch alone."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class LoadReport:
         resized: fitted to the image size, with shapes in the file and in the model.
         new: in the model only; they keep their initial values.
         ignored: in the file only.
+        seen: data sets of the zoo whose training parts the weights were trained on, see `WeightsEntry`.
     """
 
     source: str
@@ -43,10 +49,12 @@ class LoadReport:
     resized: dict[str, tuple[Shape, Shape]]
     new: tuple[str, ...]
     ignored: tuple[str, ...]
+    seen: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         changes = Counter(f"{re.sub(r'.*[.]', '', k)} {_by(a)} -> {_by(b)}" for k, (a, b) in self.resized.items())
         resized = ", ".join(f"{count} x {change}" for change, count in changes.items())
+        seen = [f"  trained on {', '.join(self.seen)}: no unseen data in there"] if self.seen else []
         return "\n".join(
             [
                 f"weights {self.source} ({self.path})",
@@ -55,6 +63,7 @@ class LoadReport:
                 f"  resized {len(self.resized)}{': ' if resized else ''}{resized}",
                 f"  new     {len(self.new)}{': ' if self.new else ''}{_patterns(self.new)}",
                 f"  ignored {len(self.ignored)}{': ' if self.ignored else ''}{_patterns(self.ignored)}",
+                *seen,
             ]
         )
 
@@ -71,11 +80,13 @@ def load_weights(
 ) -> LoadReport:
     """Fill `sam` from a file and print what was done; on an error `sam` is left as it was.
 
-    Position tables are resized bilinearly (no corner alignment, no antialiasing), relative positions of global blocks
-    linearly, each judged by shape. Files of timm's `samvit_*` (encoder only) are translated.
+    Position tables are resized bi- or trilinearly (no corner alignment, no antialiasing), relative positions of global
+    blocks linearly, each judged by shape. Files of timm's `samvit_*` (encoder only) are translated. A `Sam3d` of
+    several channels takes over a patch kernel of one channel in equal parts, and the vectors of box prompts are taken
+    if both sides have them.
 
     Args:
-        sam: a `Sam`, or what holds SAM's parts under the same names.
+        sam: a `Sam` or `Sam3d`, or what holds SAM's parts under the same names.
         source: name in `WEIGHTS`, path, or url.
         new: tells by key which parameters the file may lack (adapters, say).
         ignore: tells by key what of the file may be left out.
@@ -99,11 +110,12 @@ def load_weights(
             held[key] = _resize(file.path, key, tensor, state, own)
             resized[key] = (tuple(tensor.shape), target)
 
+    optional = _BOX_VECTORS if _is_3d(own) else ()
     missing = [key for key in own if key not in state]
     bare = encoder_only and not any(key.startswith(("prompt_encoder.", "mask_decoder.")) for key in state)
-    unexplained = [k for k in missing if not (new(k) or (bare and not k.startswith("image_encoder.")))]
+    unexplained = [k for k in missing if not (new(k) or k in optional or (bare and not k.startswith("image_encoder.")))]
     ignored = [key for key in state if key not in own]
-    unknown = [key for key in ignored if not (ignore(key) or key in ("pixel_mean", "pixel_std"))]
+    unknown = [key for key in ignored if not (ignore(key) or key in ("pixel_mean", "pixel_std", *optional))]
     if unexplained or unknown:
         raise WeightsError(_complaint(file.path, unexplained, unknown, state, own))
     for part in sorted({whole(key) for key in missing} & {whole(key) for key in held} - {None}):
@@ -123,6 +135,7 @@ def load_weights(
         resized=resized,
         new=tuple(missing),
         ignored=tuple(ignored),
+        seen=file.seen,
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not by every process of a node
         print(report)
@@ -146,28 +159,30 @@ def _renamed(path: Path, state: dict[str, Tensor], rename: Callable[[str], str])
 
 
 def _resize(path: Path, key: str, tensor: Tensor, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensor:
-    """The position table, or a global block's relative positions, at the model's image size."""
-    table = "image_encoder.pos_embed"
+    """What depends on the image size or the number of channels, at those of the model."""
     target = own[key].shape
-    if key == table and tensor.ndim == 4 and tensor.shape[-1] == target[-1]:
-        channels_first = tensor.float().permute(0, 3, 1, 2)
-        return F.interpolate(channels_first, tuple(target[1:3]), mode="bilinear", align_corners=False).permute(
-            0, 2, 3, 1
-        )
+    if key == _TABLE and tensor.ndim == len(target) and tensor.shape[-1] == target[-1]:
+        mode = "bilinear" if tensor.ndim == 4 else "trilinear"
+        channels_first = tensor.float().movedim(-1, 1)
+        return F.interpolate(channels_first, target[1:-1], mode=mode, align_corners=False).movedim(1, -1)
     if (
-        key.endswith((".rel_pos_h", ".rel_pos_w"))
+        key.endswith((".rel_pos_d", ".rel_pos_h", ".rel_pos_w"))
         and tensor.ndim == 2
         and tensor.shape[1] == target[1]
-        and table in state
+        and _TABLE in state
     ):
         # Global on both sides? Then its length follows the grid; a window's does not, and must be equal.
-        axis = 1 if key.endswith("h") else 2
-        if (len(tensor), target[0]) == tuple(2 * t[table].shape[axis] - 1 for t in (state, own)):
+        axis = "whd".index(key[-1])
+        if (len(tensor), target[0]) == tuple(2 * t[_TABLE].shape[-2 - axis] - 1 for t in (state, own)):
             length = int(target[0])
             return F.interpolate(tensor.float().T[None], length, mode="linear", align_corners=False)[0].T
+    if key == _PATCH and tensor.ndim == 5 and tensor.shape[1] == 1 and tensor.shape[2:] == target[2:]:
+        return (tensor / target[1]).expand(target)  # the same answer where all channels show the same
     hint = ""
     if key.startswith(_PROMISE):
         hint = "its ProMISe part was trained with another num_classes, num_points or other widths; "
+    elif _is_3d(state) != _is_3d(own):
+        hint = "weights of a 2D SAM do not fit a 3D one, nor the reverse; "
     raise WeightsError(
         f"{path} does not fit: tensor {key} is {_by(tensor.shape)} in the file and {_by(target)} in the model; {hint}"
         f"the file looks like {_looks_like(state)}, the model like {_looks_like(own)}"
@@ -199,17 +214,23 @@ def _complaint(
     return f"{path} does not fit: {'; '.join(parts)}"
 
 
+def _is_3d(state: Mapping[str, Tensor]) -> bool:
+    return _TABLE in state and state[_TABLE].ndim == 5
+
+
 def _looks_like(state: Mapping[str, Tensor]) -> str:
     """The likely architecture of a state dict, in words."""
-    patch, table = state.get("image_encoder.patch_embed.proj.weight"), state.get("image_encoder.pos_embed")
-    if patch is None or table is None or patch.ndim != 4 or table.ndim != 4:
+    patch, table = state.get(_PATCH), state.get(_TABLE)
+    if patch is None or table is None or (patch.ndim, table.ndim) not in ((4, 4), (5, 5)):
         return "no SAM"
     width, side = patch.shape[0], patch.shape[-1]
     blocks = {int(m[1]) for key in state if (m := re.match(r"image_encoder\.blocks\.(\d+)\.", key))}
-    names = [n for n, c in ARCHITECTURES.items() if (c.embed_dim, c.depth, c.patch_size) == (width, len(blocks), side)]
+    known = ARCHITECTURES_3D if _is_3d(state) else ARCHITECTURES
+    names = [n for n, c in known.items() if (c.embed_dim, c.depth, c.patch_size) == (width, len(blocks), side)]
+    name = names[0] if names else "no published SAM"
     adapters = " with adapters" if any(".Adapter." in key for key in state) else ""
-    sizes = f"width {width}, {len(blocks)} blocks, patches of {side}, {table.shape[1] * side} px"
-    return f"{names[0] if names else 'no published SAM'}{adapters} ({sizes})"
+    size = f"{table.shape[1] * side} {'voxels, 3D' if _is_3d(state) else 'px'}"
+    return f"{name}{adapters} (width {width}, {len(blocks)} blocks, patches of {side}, {size})"
 
 
 def _by(shape: Iterable[int]) -> str:

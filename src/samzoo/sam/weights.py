@@ -21,13 +21,15 @@ class WeightsEntry:
         file: its name under `weights_folder()`.
         url: None where the publisher gives no direct link; `obtain` then says where to get it by hand.
         sha256: of the whole file; None where none is published (the file is then used unverified).
-        architecture: name in `ARCHITECTURES`.
+        architecture: name in `ARCHITECTURES`, or in `ARCHITECTURES_3D` where `dim` is 3.
         image_size: S of the position table in the file; other sizes are resized on loading.
         holds: the parts that the file has.
         licence: SPDX identifier of the weights.
         obtain: page of the publisher.
-        pixel_mean, pixel_std: on the 0..255 scale, in channel order.
+        pixel_mean, pixel_std: on the 0..255 scale, in channel order (of 2D weights; 3D crops have a z-score each).
         channel_order: of the pictures it was trained on.
+        dim: 2 for pictures, 3 for volumes.
+        seen: the zoo's data sets whose training parts the weights were trained on, as far as the publisher tells.
     """
 
     file: str
@@ -41,6 +43,8 @@ class WeightsEntry:
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: str = "RGB"
+    dim: int = 2
+    seen: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -76,6 +80,43 @@ def _timm(name: str, architecture: str) -> WeightsEntry:
     )
 
 
+_SAM_MED3D_PAGE = "https://huggingface.co/blueyo0/SAM-Med3D"  # whose model card states the licence
+_SAM_MED3D_SEEN = (
+    # The maintainers' list of 44 sets, https://github.com/uni-medical/SAM-Med3D/issues/2#issuecomment-1849002225, by
+    # our names: both files were trained on them (issue 39), the first on further ones that are not listed.
+    "amos_ct",
+    "amos_mr",
+    "brats2020",
+    "brats2021",
+    "kipa22",
+    "kits19",
+    "kits21",
+    "kits23",  # not on the list, but most of its cases are those of kits21
+    "lits",
+    "msd_brain_tumour",
+    "msd_colon",
+    "msd_hepatic_vessel",
+    "msd_liver",
+    "msd_pancreas",
+    "spleen",
+    "totalsegmentator",
+)
+
+
+def _sam_med3d(file: str, url: str | None, obtain: str) -> WeightsEntry:
+    return WeightsEntry(
+        file=file,
+        url=url,
+        sha256=None,
+        architecture="vit_b_ori",
+        image_size=128,
+        licence="Apache-2.0",
+        obtain=obtain,
+        dim=3,
+        seen=_SAM_MED3D_SEEN,
+    )
+
+
 WEIGHTS: dict[str, WeightsEntry] = {
     "sam_vit_b": _official("b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam_vit_l": _official("l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
@@ -93,6 +134,11 @@ WEIGHTS: dict[str, WeightsEntry] = {
         obtain="https://github.com/OpenGVLab/SAM-Med2D",
         holds="encoder with adapters, prompt encoder, decoder",
     ),
+    # the page below offers the second file only
+    "sam_med3d": _sam_med3d("sam_med3d.pth", None, "https://github.com/uni-medical/SAM-Med3D"),
+    "sam_med3d_turbo": _sam_med3d(
+        "sam_med3d_turbo.pth", f"{_SAM_MED3D_PAGE}/resolve/main/sam_med3d_turbo.pth", _SAM_MED3D_PAGE
+    ),
 }
 
 
@@ -103,6 +149,11 @@ class WeightsFile:
     path: Path
     sha256: str
     verified: bool
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """`WeightsEntry.seen` of the table's file of this name, for copies of it are given by path or url, too."""
+        return next((entry.seen for entry in WEIGHTS.values() if self.path.name.endswith(entry.file)), ())
 
 
 def weights_folder() -> Path:
