@@ -211,12 +211,19 @@ def _leaderboard(args: list[str]) -> int:
     return leaderboard(_Parser(prog="samzoo leaderboard", description=VERBS["leaderboard"][1]), args)
 
 
+def _download(args: list[str]) -> int:
+    from samzoo.cli_download import main as download
+
+    return download(_Parser(prog="samzoo download", description=VERBS["download"][1]), args)
+
+
 VERBS: dict[str, tuple[Callable[[list[str]], int] | None, str]] = {
     "fit": (None, "Train a method on a data set."),
     "validate": (None, "Score the validation cases."),
     "test": (None, "Score the test cases of the newest run's best checkpoint, and write its records."),
     "predict": (None, "Segment images without labels."),
     "zoo": (_zoo, "List methods, weights and data sets, and what of them is present here."),
+    "download": (_download, "Fetch a public data set: resumed, checked, unpacked."),
     "verify": (_verify, "Check a data set: layout, files, shapes, affines, labels, splits."),
     "prepare": (_prepare, "Write the phantom as a data set, or decode a data set's cases ahead of training."),
     "leaderboard": (_leaderboard, "Fit and test a suite, and rank the methods by their records."),

@@ -22,8 +22,13 @@ def config_folders() -> list[Path]:
     return [Path(), Path("configs"), *([Path(own)] if own else []), SHIPPED]
 
 
-def find_root(root: str | None, source: str | None = None) -> Path:
+def find_root(root: str | None, source: str | None = None, command: str | None = None) -> Path:
     """Folder of a data set: relative to the working folder, else to $SAMZOO_DATA.
+
+    Args:
+        root: as given.
+        source: where it comes from, for the message.
+        command: what fetches it, for the message.
 
     Raises:
         DataError: it is in neither; says what to fetch, where to put it and how to check it.
@@ -42,6 +47,7 @@ def find_root(root: str | None, source: str | None = None) -> Path:
     raise DataError(
         f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"
         f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
-        f"  where to put it: {places[-1]}{hint}\n"
+        + (f"  what fetches it: {command}\n" if command else "")
+        + f"  where to put it: {places[-1]}{hint}\n"
         f"  how to check it: samzoo verify {places[-1]}"
     )

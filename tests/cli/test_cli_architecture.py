@@ -8,7 +8,7 @@ import pytest
 import samzoo
 
 ROOT = Path(samzoo.__file__).parent
-BASE = {"types", "geometry", "errors", "paths", "writing"}
+BASE = {"types", "geometry", "errors", "paths", "writing", "download"}
 RECORDS = "evaluation.records"
 ALLOWED = {
     "types": {"errors"},
@@ -16,6 +16,7 @@ ALLOWED = {
     "errors": set(),
     "paths": {"errors"},
     "writing": {"errors"},
+    "download": {"errors"},
     "sam": BASE | {"sam"},
     "prompts": BASE | {"prompts"},
     "metrics": BASE | {"metrics"},
@@ -31,9 +32,12 @@ WITHOUT_TORCH = [
     "errors",
     "paths",
     "writing",
+    "download",
     "run_folder",
     "cli",
     "cli_config",
+    "cli_download",
+    "data.archives",
     "cli_leaderboard",
     "leaderboard",
     RECORDS,

@@ -8,9 +8,9 @@ from multiprocessing import get_context
 
 import pytest
 
-from samzoo.errors import WeightsError
+from samzoo.download import download
+from samzoo.errors import DataError, WeightsError
 from samzoo.sam import weights
-from samzoo.sam.download import download
 
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -85,6 +85,12 @@ def test_wrong_hash_is_thrown_away(server, tmp_path):
     assert not (tmp_path / "f").exists() and not (tmp_path / "f.part").exists()
 
 
+def test_wrong_md5_is_the_error_of_who_asked(server, tmp_path):
+    with pytest.raises(DataError, match=f"has md5 {hashlib.md5(BODY).hexdigest()} instead of {'0' * 32}"):
+        download(server.url, tmp_path / "f", md5="0" * 32, error=DataError)
+    download(server.url, tmp_path / "f", SHA, hashlib.md5(BODY).hexdigest())
+
+
 def test_missing_on_the_server(server, tmp_path):
     with pytest.raises(WeightsError, match="404"):
         download(server.url.replace("/sam", "/missing"), tmp_path / "f")
@@ -94,7 +100,7 @@ def test_full_disk(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("samzoo.sam.download._transfer", full)
+    monkeypatch.setattr("samzoo.download._transfer", full)
     with pytest.raises(WeightsError, match="No space left on device"):
         download(server.url, tmp_path / "f")
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from samzoo.data import archives
 from samzoo.data.augment import Augment, AugmentSettings
 from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
 from samzoo.data.features import FeatureCache, FeatureCacheSettings
@@ -141,7 +142,7 @@ class SamzooDataModule(LightningDataModule):
         if layout == "phantom":
             folder, layout = ensure_phantom(phantom), "nnunet"
         else:
-            folder = find_root(root, source)
+            folder = find_root(root, source, archives.command(root))
         settings = ReadSettings(
             layout=layout,
             name=name,

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from samzoo.data import archives
 from samzoo.data.decode import Loaded, load
 from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
 from samzoo.data.overlays import save_overlay
@@ -125,7 +126,8 @@ def verify(
     settings = settings or {}
     result = Report(str(root))
     try:
-        index = read_index(find_root(str(root), settings.get("source")), ReadSettings.pick(settings))
+        folder = find_root(str(root), settings.get("source"), archives.command(str(root)))
+        index = read_index(folder, ReadSettings.pick(settings))
         fractions = settings.get("val_fraction", 0.15), settings.get("test_fraction", 0.2)
         folds = settings.get("folds"), settings.get("fold", 0)
         index = assign_splits(index, *fractions, settings.get("seed", 0), *folds)
