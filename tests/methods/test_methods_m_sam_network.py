@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from samzoo.errors import ConfigError, WeightsError
+from samzoo.methods import MSAM
 from samzoo.methods.m_sam.network import MSamNetwork, part_of
 from samzoo.methods.m_sam.weights import OFFICIAL, load_args
-from samzoo.sam import Sam3d, Sam3dConfig, load_weights
+from samzoo.sam import Sam3d, Sam3dConfig, build_sam, load_weights
 
 SIZES = Sam3dConfig(
     image_size=24,
@@ -125,7 +126,8 @@ def test_gradients_reach_lora_through_two_steps(positions):
         if part_of(name) == "M-SAM's LoRA":
             assert parameter.grad.abs().max() > 0, name
     without = {name for name, p in network.named_parameters() if p.grad is None}
-    assert without == set(network.unused_parameters())
+    method = MSAM(SIZES, positions=positions, mea_blocks=2, freeze_encoder=False)
+    assert without == {name for name, p in method.sam.named_parameters() if not p.requires_grad}
 
 
 @torch.no_grad()
@@ -179,6 +181,22 @@ def test_official_files_and_runs_of_samzoo_load_whole(tmp_path):
         assert all(torch.equal(tensor, trained.state_dict()[key]) for key, tensor in network.state_dict().items())
 
 
+def test_another_crop_resizes_the_tables_of_the_adapter_too(tmp_path):
+    path = m_sam_file(trained := build(), tmp_path / "m_sam.pth")
+    larger = build(Sam3dConfig(**vars(SIZES) | {"image_size": 40}), boxes=True)
+    report = load_weights(larger, path, **load_args(larger))
+    assert set(report.new) == {f"prompt_encoder.point_embeddings.{i}.weight" for i in (2, 3)}
+    cells = [
+        "multi_head_self_attention",
+        *(f"bidirectional_attentions.0.{b}_multiheadattn" for b in ("image", "prompt")),
+    ]
+    tables = {f"bidatt.{cell}.rel_pos_{axis}" for cell in cells for axis in "dhw"}
+    assert {key for key in report.resized if key.startswith("bidatt.")} == tables
+    key = "bidatt.multi_head_self_attention.rel_pos_w"
+    ends = [network.state_dict()[key][[0, -1]] for network in (larger, trained)]
+    torch.testing.assert_close(*ends)
+
+
 def test_files_that_do_not_fit_are_told(tmp_path):
     path = m_sam_file(build(), tmp_path / "m_sam.pth")
     wide = Sam3dConfig(**vars(SIZES) | {"embed_dim": 48})
@@ -195,6 +213,9 @@ def test_files_that_do_not_fit_are_told(tmp_path):
             load_weights(network, path, **load_args(network))
         assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
 
+    torch.save(build_sam("vit_tiny").state_dict(), tmp_path / "sam.pth")
+    with pytest.raises(WeightsError, match="2D"):
+        load_weights(network := build(), str(tmp_path / "sam.pth"), **load_args(network))
     torn = {key: t for key, t in build().state_dict().items() if not key.startswith("bidatt.mlp.")}
     torch.save(torn, tmp_path / "torn.pth")
     with pytest.raises(WeightsError, match="only a part of M-SAM's adapter"):

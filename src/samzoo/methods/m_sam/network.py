@@ -19,7 +19,7 @@ from samzoo.sam import Sam3d, Sam3dConfig
 class MSamNetwork(Sam3d):
     """Keys of the state dict are those of official files without the prefix lora_sam.sam.
 
-    Nothing is frozen here: what is the encoder's own, what is new and what never gets a gradient, it says itself.
+    Nothing is frozen here; what is the encoder's own and what is new, it says itself.
 
     Args:
         config: sizes of SAM-Med3D; `config.positions` is the adapter's, too.
@@ -71,18 +71,6 @@ class MSamNetwork(Sam3d):
     def new_parameters(self) -> list[nn.Parameter]:
         """LoRA and adapter: those that SAM-Med3D does not have."""
         return [p for name, p in self.named_parameters() if part_of(name) is not None]
-
-    def unused_parameters(self) -> list[str]:
-        """Names of what gets no gradient in training with a mask prompt at every step (a zero one at first), and mask
-        token 0 alone answering: the vector for no mask, the further masks, all quality, and add_norm4.
-        """
-        never = [
-            "prompt_encoder.no_mask_embed.",
-            "mask_decoder.iou_prediction_head.",
-            *(f"mask_decoder.output_hypernetworks_mlps.{i}." for i in range(1, self.config.num_multimask_outputs + 1)),
-            "bidatt.add_norm4.",
-        ]
-        return [name for name, _ in self.named_parameters() if name.startswith(tuple(never))]
 
 
 def is_lora(key: str) -> bool:

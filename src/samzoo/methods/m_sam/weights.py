@@ -15,9 +15,10 @@ from samzoo.methods.m_sam.network import MSamNetwork, part_of
 OFFICIAL = "lora_sam.sam."
 """Before the names of encoder, prompt encoder and decoder in official files."""
 
+_PATCH = "image_encoder.patch_embed.proj.weight"
 _LENGTHS = (
     # what, the tensor and the axis that tell, the setting
-    ("encoder width", "image_encoder.patch_embed.proj.weight", 0, "architecture"),
+    ("encoder width", _PATCH, 0, "architecture"),
     ("prompt width", "prompt_encoder.no_mask_embed.weight", 1, "architecture"),
     ("LoRA rank", "image_encoder.blocks.0.attn.qkv.linear_a_q.weight", 0, "lora_rank"),
     ("adapter's head width", "bidatt.multi_head_self_attention.rel_pos_d", 1, "mea_heads"),
@@ -38,6 +39,9 @@ def load_args(network: MSamNetwork) -> dict[str, Callable[..., Any]]:
         return wrapped if key not in own and wrapped in own else key
 
     def check(path: Path, state: Mapping[str, Tensor]) -> None:
+        patch = state.get(_PATCH)
+        if patch is None or patch.ndim != 5:
+            return  # no 3D SAM at all, which the loader says better
         here = {what: number for what, number, _ in _numbers(own)}
         for what, number, setting in _numbers(state):
             if number and number != here[what]:
