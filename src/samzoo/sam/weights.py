@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from samzoo.download import download
 from samzoo.errors import WeightsError
 from samzoo.paths import samzoo_home
-from samzoo.sam.download import download
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class PromptEncoder3d(nn.Module):
 
         Args:
             points: voxel indices (P, N, 3) along the crop's axes 0, 1, 2, and labels (P, N): 1, 0, or -1 for no point.
-            boxes: (P, 6), first and last voxel along axes 0, 1, 2: x0, y0, z0, x1, y1, z1.
+            boxes: (P, 6), near corner, then far corner along axes 0, 1, 2: x0, y0, z0, x1, y1, z1.
             masks: (P, 1, 4g, 4g, 4g), logits.
 
         Returns:
