@@ -206,6 +206,7 @@ class SamzooCLI(LightningCLI):
         ckpt = self.options.ckpt
         if self.trainer.is_global_zero:
             print(f"{'resuming' if ckpt else 'run folder:'} {self.run.path}", flush=True)
+            tell_seen(model, datamodule)
         try:
             with checkpoint_errors(ckpt):
                 self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
@@ -235,6 +236,7 @@ class SamzooCLI(LightningCLI):
         ckpt = self.options.ckpt
         if self.trainer.is_global_zero:
             print(f"weights: {ckpt or 'as configured (zero-shot)'}", flush=True)
+            tell_seen(model, datamodule)
         try:
             with checkpoint_errors(ckpt):
                 shown = self.subcommand == "validate"  # a test prints its own table
@@ -272,6 +274,17 @@ class SamzooCLI(LightningCLI):
                 inference=self.config_init[self.subcommand].protocol.inference,
             )
         print(f"{len(written)} written to {options.out}")
+
+
+def tell_seen(model: Method, datamodule: SamzooDataModule) -> None:
+    """One line if the pretrained weights know the data set already."""
+    report, name = getattr(model, "load_report", None), datamodule.dataset_name
+    if report is not None and name in report.seen:
+        print(
+            f"warning: {report.source} was trained on the public training part of {name}: this is no unseen data to it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def load_weights_of(model: Method, path: Path) -> None:

@@ -112,6 +112,23 @@ def test_dice_as_published_is_shown_where_some_entry_has_it_and_ranks_nothing(tm
     assert "published" not in (tmp_path / "leaderboard.md").read_text() + (tmp_path / "leaderboard.csv").read_text()
 
 
+def test_base_weights_that_saw_the_data_set_are_marked(tmp_path):
+    run = make_run(tmp_path / "a", oracle_slices="crop")
+    info = json.loads((run / "run.json").read_text()) | {"weights": {"source": "w", "seen": ["phantom", "lits"]}}
+    (run / "run.json").write_text(json.dumps(info))
+    rows = entry_rows("knows", run) + entry_rows("new", make_run(tmp_path / "b"))
+    write_leaderboard(tmp_path, rows)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "| knows † | SAM |" in text and "| sam_vit_b † |" in text and "| new | SAM |" in text
+    assert "- † its base weights were trained on this data set's public training part" in text
+    assert "| classes, crop |" in text and "`crop` where the middle" in text
+    table = list(csv.DictReader((tmp_path / "leaderboard.csv").open()))
+    assert {row["entry"]: row["seen"] for row in table} == {"knows": "1", "new": "0"}
+    write_leaderboard(tmp_path, rows[1:])
+    assert "†" not in (tmp_path / "leaderboard.md").read_text()
+    assert "seen" not in (tmp_path / "leaderboard.csv").read_text()
+
+
 def test_damaged_run_is_named(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "run.json").write_text("{")

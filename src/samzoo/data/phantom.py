@@ -15,13 +15,16 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from samzoo.data import phantom_lesions
 from samzoo.data.disk import disk_errors
+from samzoo.data.phantom_lesions import make_lesion_case
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import samzoo_home
 
@@ -76,12 +79,14 @@ class PhantomSettings:
         size: height and width in voxels.
         slices: fewest and most slices of a volume.
         seed: of everything random.
+        kind: organs as described above, or lesions of 5 to 60 mm (`samzoo.data.phantom_lesions`).
     """
 
     cases: int = 24
     size: int = 96
     slices: tuple[int, int] = (16, 24)
     seed: int = 0
+    kind: Literal["organs", "lesions"] = "organs"
 
     def __post_init__(self) -> None:
         if self.cases < 1 or self.size < 32 or not 4 <= self.slices[0] <= self.slices[1]:
@@ -89,7 +94,10 @@ class PhantomSettings:
 
     @property
     def signature(self) -> str:
-        content = json.dumps({"version": VERSION} | asdict(self), sort_keys=True)
+        settings = asdict(self)
+        if self.kind == "organs":  # older than the other kinds, and named without it
+            del settings["kind"]
+        content = json.dumps({"version": VERSION} | settings, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -97,9 +105,11 @@ def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.
     """One volume.
 
     Returns:
-        image int16 (D, H, W) in HU, label uint8 (D, H, W) with classes 1..7 in the order of `CLASSES`, spacing along
-        D, H, W in mm.
+        image int16 (D, H, W) in HU, label uint8 (D, H, W) with classes 1..7 in the order of `CLASSES` (1 in lesions),
+        spacing along D, H, W in mm.
     """
+    if settings.kind == "lesions":
+        return make_lesion_case(settings.size, settings.slices, settings.seed, number)
     rng = np.random.default_rng((settings.seed, number))
     depth = int(rng.integers(settings.slices[0], settings.slices[1] + 1))
     pixel = FIELD_MM / settings.size * rng.uniform(0.9, 1.1)
@@ -194,10 +204,11 @@ def _write(out: Path, settings: PhantomSettings, progress: bool) -> None:
                 nifti = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
                 nifti.header.set_xyzt_units("mm")
                 nib.save(nifti, building / file)
+        names = CLASSES if settings.kind == "organs" else phantom_lesions.CLASSES
         content = {
             "name": "phantom",
             "channel_names": {"0": "CT"},
-            "labels": {"background": 0} | {name: i for i, name in enumerate(CLASSES, start=1)},
+            "labels": {"background": 0} | {name: i for i, name in enumerate(names, start=1)},
             "numTraining": settings.cases,
             "file_ending": ".nii.gz",
             "licence": "CC0-1.0",

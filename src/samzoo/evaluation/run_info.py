@@ -46,6 +46,7 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "dataset_signature": getattr(trainer.datamodule, "signature", None),
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "base_sha256": method.base_sha256,
+        "weights": _weights(method),
         "config": yaml.safe_load(config.read_text()) if config else None,
         "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -57,6 +58,14 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "parameters_trained": trained,
         "training": json.loads(training.read_text()) if training else None,
     }
+
+
+def _weights(method: Method) -> dict[str, Any] | None:
+    """The pretrained file, and which data sets its makers trained it on; None for random weights."""
+    report = getattr(method, "load_report", None)
+    if report is None:
+        return None
+    return {"source": report.source, "sha256": report.sha256, "seen": list(report.seen)}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

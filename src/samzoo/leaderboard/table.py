@@ -26,6 +26,7 @@ class Row:
         ms_per_encode, ms_per_prompt: milliseconds for an image and for a prompt, mean over the whole test.
         base: pretrained weights that the method started from.
         dice_published: Dice as the method's own paper or code takes it; it ranks nothing.
+        seen: whether `base` was trained on public training cases of this data set, which are then no unseen data.
     """
 
     entry: str
@@ -52,6 +53,7 @@ class Row:
     base: str
     device: str
     dice_published: float | None = None
+    seen: bool = False
 
 
 def entry_rows(name: str, folder: Path) -> list[Row]:
@@ -90,6 +92,7 @@ def entry_rows(name: str, folder: Path) -> list[Row]:
                 base=str(model.get("weights") or ("random" if run.get("parameters_total") else "")),
                 device=str((run.get("device") or {}).get("type") or ""),
                 dice_published=(run.get("published") or {}).get(regime, {}).get(str(step), {}).get("dice"),
+                seen=own[0].dataset in ((run.get("weights") or {}).get("seen") or ()),
             )
         )
     return rows
@@ -120,7 +123,8 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], missing: Sequence[str] 
 def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [f.name for f in fields(Row) if f.name != "dice_published" or _any_published(rows)]
+    shown = {"dice_published": _any_published(rows), "seen": any(r.seen for r in rows)}
+    names = [f.name for f in fields(Row) if shown.get(f.name, True)]
     writer.writerow(names)
     for row in sorted(rows, key=lambda r: (r.dataset, r.regime, r.step, r.entry)):
         values = (getattr(row, name) for name in names)
@@ -136,6 +140,8 @@ def _any_published(rows: Sequence[Row]) -> bool:
     return any(r.dice_published is not None for r in rows)
 
 
+SEEN = "†"
+
 SCORES = "regime|step|entry|method|effort/case|Dice|IoU|NSD@1mm|NSD@2mm|HD95 mm|false pos.|cases|oracle"
 COSTS = "entry|method|architecture|base weights|parameters|trained|ms/encode|ms/prompt|training s|device"
 
@@ -150,28 +156,42 @@ def _markdown(rows: Sequence[Row], missing: Sequence[str]) -> str:
         "- *effort/case*: human actions (a click is 1, a box 2), summed over the classes and slices of a case.",
         "- *false pos.*: pairs of case and class where something was found of a class that is not there (Dice 0).",
         "- *oracle*: what the regime was told that nobody would know: `classes` are those present in the case, `range`",
-        "  the first and last slice of each, `each` every slice of each.",
+        "  the first and last slice of each, `each` every slice of each, `crop` where the middle of the structure is.",
     ]
     if published := _any_published(rows):
         lines.append("- *Dice as published*: as the method's own paper or code takes it; it ranks nothing.")
+    if any(r.seen for r in rows):
+        lines.append(f"- {SEEN} its base weights were trained on this data set's public training part: no unseen data.")
     lines.append("- A dash is undefined or not measured.")
     for dataset in sorted({r.dataset for r in rows}):
         own = [r for r in rows if r.dataset == dataset]
         lines += ["", f"## {dataset}", "", *_table(SCORES + "|Dice as published" * published)]
         for row in sorted(own, key=lambda r: (r.regime, r.step, -(r.dice if r.dice is not None else -1), r.entry)):
             oracle = [*["classes"] * row.oracle_classes, *[row.oracle_slices] * (row.oracle_slices != "none")]
-            cells = [row.regime, row.step, row.entry, row.method, _number(row.effort_per_case, 1), _number(row.dice, 3)]
+            cells = [
+                row.regime,
+                row.step,
+                _marked(row, row.entry),
+                row.method,
+                _number(row.effort_per_case, 1),
+                _number(row.dice, 3),
+            ]
             cells += [_number(v, 3) for v in (row.iou, row.nsd_1mm, row.nsd_2mm)]
             cells += [_number(row.hd95_mm, 2), row.false_positives, row.cases, ", ".join(oracle) or "none"]
             lines.append(_line(cells + [_number(row.dice_published, 3)] * published))
         lines += ["", "What it costs:", "", *_table(COSTS)]
         for row in {r.entry: r for r in own}.values():
-            cells = [row.entry, row.method, row.architecture or "-", row.base or "-", _number(row.parameters_total, 0)]
+            base = _marked(row, row.base or "-")
+            cells = [row.entry, row.method, row.architecture or "-", base, _number(row.parameters_total, 0)]
             cells += [_number(row.parameters_trained, 0), _number(row.ms_per_encode, 2), _number(row.ms_per_prompt, 2)]
             lines.append(_line([*cells, _number(row.training_seconds, 0), row.device or "-"]))
     if missing:
         lines += ["", "No result yet: " + ", ".join(missing) + "."]
     return "\n".join(lines) + "\n"
+
+
+def _marked(row: Row, text: str) -> str:
+    return f"{text} {SEEN}" if row.seen else text
 
 
 def _table(header: str) -> list[str]:
