@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 from torch.utils.data import DataLoader
 
-from samzoo.geometry import plan
+from samzoo.geometry import plan, plan_volume, resampled, volume_to_grid
 from samzoo.methods.base import Method
 from samzoo.methods.slab import SlabMethod
 from samzoo.types import Case, MethodSpec
@@ -195,3 +195,61 @@ def grey_case(shape, spacing=(3.0, 1.0, 1.0), num_classes=2, seed=0, case_id="a"
     image = torch.from_numpy((noise - noise.min()) / np.ptp(noise)).float()
     label = (image * (num_classes + 1)).clamp(0, num_classes).byte()
     return Case(case_id, "p", image[None], label, spacing, np.eye(4))
+
+
+class Crops(Method):
+    """Bright parts of a crop that hold a click, or lie in the box; a negative click takes its part away.
+
+    Its answers are functions of what lies in the crop, whose values it also keeps as the embedding.
+    """
+
+    spec = MethodSpec("Crops", 3, "crop", frozenset({"click", "box", "mask"}), False, "everything")
+
+    def __init__(self, side=16, spacing=1.0, coarser=1, num_classes=2, class_names=("organ", "lesion")):
+        super().__init__(num_classes, class_names)
+        self.side, self.spacing, self.coarser = side, spacing, coarser
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.encoded, self.decoded = [], []
+
+    @property
+    def window(self):
+        return (self.side,) * 3
+
+    def prepare(self, image, size, spacing):
+        native = tuple(size[0].tolist())
+        content = resampled(native, spacing[0].tolist(), (self.spacing,) * 3)
+        grid = plan_volume(native, content, self.window)
+        return volume_to_grid(image, grid, fill=self.fill), [grid]
+
+    def encode(self, x):
+        assert x.shape[2:] == self.window
+        self.encoded.append(len(x))
+        return x
+
+    def decode(self, embedding, prompts, state=None):
+        clicks = 0 if prompts.points is None else prompts.points.shape[1]
+        self.decoded.append((len(prompts), clicks, prompts.boxes is not None, state is not None))
+        bright = (embedding[prompts.image_index, 0] > 0.5).cpu().numpy()
+        answers = np.zeros_like(bright)
+        for p, crop in enumerate(bright):
+            parts, _ = label(crop)
+            if prompts.boxes is not None:
+                x0, y0, z0, x1, y1, z1 = prompts.boxes[p].round().int().tolist()
+                assert min(x0, y0, z0) >= 0 and max(x1, y1, z1) <= self.side
+                answers[p, z0:z1, y0:y1, x0:x1] = crop[z0:z1, y0:y1, x0:x1]
+            for i in range(clicks):
+                x, y, z = prompts.points[p, i].int().tolist()
+                if found := parts[z, y, x]:
+                    answers[p][parts == found] = prompts.point_labels[p, i] == 1
+        logits = torch.from_numpy(answers).float()[:, None].to(embedding.device) * 8 - 4
+        logits = torch.nn.functional.avg_pool3d(logits, self.coarser)
+        return logits, {"low_res": logits}
+
+
+def bright_case(shape, *parts, spacing=(1.0, 1.0, 1.0), label=None, case_id="a"):
+    """Bright boxes (slices of z, y, x) on a dark ground, of class 1 unless `label` says otherwise."""
+    image = torch.zeros(1, *shape)
+    for part in parts:
+        image[(0, *part)] = 1.0
+    truth = image[0].byte() if label is None else torch.from_numpy(label)
+    return Case(case_id, "p", image, truth, spacing, np.eye(4))

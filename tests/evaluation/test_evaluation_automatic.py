@@ -163,7 +163,7 @@ def test_published_means_are_taken_over_classes_then_cases():
 
 def test_the_highest_logit_of_several_boxes_counts(tmp_path):
     from samzoo.evaluation.published import PublishedScorer
-    from samzoo.evaluation.session import Answer, Row, RowAnswer
+    from samzoo.evaluation.slice_adapter import Row, RowAnswer, SliceAnswer
 
     case, method = make_case(shape=(1, 64, 64)), Correctable()
     low = torch.full((1, 1, 64, 64), -2.0)
@@ -172,7 +172,7 @@ def test_the_highest_logit_of_several_boxes_counts(tmp_path):
 
     def answer(*logits):
         rows = {(0, i): RowAnswer(Row(1, 0, i, None, ()), None, {}, v) for i, v in enumerate(logits)}
-        return Answer(case.shape, rows)
+        return SliceAnswer(case.shape, rows)
 
     class Session:
         grid = method.prepare(case.image, torch.tensor([[64, 64]]), None)[1][0]

@@ -8,7 +8,7 @@ from evaluation_fakes import BoxDrawer, Correctable, make_case
 from samzoo.errors import ConfigError
 from samzoo.evaluation import CaseSession
 from samzoo.evaluation.adapter import Inference
-from samzoo.types import Box, CasePrompt, Click, MethodSpec
+from samzoo.types import Box, CasePrompt, Click
 
 
 def filled(shape, *boxes):
@@ -147,13 +147,6 @@ def test_label_map_takes_the_highest_logit_and_of_equals_the_lower_class():
     assert labels[0, 32, 32] == 2 and labels[0, 38, 38] == 1  # by the distance to the own border
     same = session.label_map(session.segment([CasePrompt(2, (large,)), CasePrompt(1, (large,))]))
     assert set(np.unique(same)) == {0, 1}
-
-
-def test_units_without_an_adapter_are_refused():
-    method = BoxDrawer()
-    method.spec = MethodSpec("Later", 3, "crop", frozenset({"box"}), False, "nothing")
-    with pytest.raises(ConfigError, match="Later works on a crop"):
-        CaseSession(method, make_case())
 
 
 def test_no_gradients_are_kept():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from samzoo.errors import ConfigError
 from samzoo.geometry import Grid
 from samzoo.methods.base import Method
-from samzoo.types import Box, Case, CasePrompt, Click, Embedding, Prompts, State
+from samzoo.types import Case, CasePrompt, Embedding, Prompts, State
 
 
 @dataclass
@@ -71,29 +72,13 @@ class Inference:
 DEFAULT_INFERENCE = Inference()
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One prompt on one slice: a box (or none) with the clicks that go with it.
-
-    Args:
-        part: boxes of one class on one slice are answered one by one, and their masks united.
-        previous: what the method handed on after the last answer, tensors of one row; None at first.
-    """
-
-    class_id: int
-    z: int
-    part: int
-    box: Box | None
-    clicks: tuple[Click, ...]
-    previous: State | None = None
+class Answer(ABC):
+    """What was answered for one class so far; what else an answer holds is its adapter's business."""
 
     @property
-    def form(self) -> tuple[bool, int, bool]:
-        """Rows of one form fit in one call."""
-        return self.box is not None, len(self.clicks), self.previous is not None
-
-    def asks_the_same(self, other: Row) -> bool:
-        return self.box == other.box and self.clicks == other.clicks
+    @abstractmethod
+    def mask(self) -> np.ndarray:
+        """bool (D, H, W) on the case's grid, put together anew at each call."""
 
 
 class Adapter(ABC):
@@ -102,33 +87,29 @@ class Adapter(ABC):
     Args:
         method: in eval mode, on its device.
         cost: of the session, added to.
+        keep_logits: keep the method's (coarse) logits, which `label_map` needs.
     """
 
     grid: Grid | None = None
     """Of the slices of the case, once something was asked; None for methods on volumes."""
 
-    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference) -> None:
+    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference, keep_logits: bool = False) -> None:
         self.method, self.case, self.cost, self.inference = method, case, cost, inference
+        self.keep_logits = keep_logits
         self.device = next((p.device for p in method.parameters()), method.device)
 
-    def rows(self, prompt: CasePrompt) -> list[Row]:
-        """The prompts of each slice, in the order of slices.
+    def segment(self, prompts: Sequence[CasePrompt], previous: Sequence[Any]) -> list[Any]:
+        """See `CaseSession.segment`; `previous` holds an answer of this adapter or None for each prompt.
 
         Raises:
-            ConfigError: the method can't answer this prompt.
+            ConfigError: the method can't answer these prompts.
         """
-        raise self._no_prompts()
+        if prompts:
+            raise self._no_prompts()
+        return []
 
-    def decode(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], Tensor, State]]:
-        """Answer rows, many to a call.
-
-        Yields:
-            rows, their logits (P, 1, l, l) on the method's grid, the method's state for them.
-        """
-        return iter(())
-
-    def to_case(self, logits: Tensor) -> Tensor:
-        """(P, 1, l, l) on the method's grid -> float32 (P, H, W) on the case's."""
+    def label_map(self, answers: Sequence[Any]) -> np.ndarray:
+        """uint8 (D, H, W) from answers to prompts; see `CaseSession.label_map`."""
         raise self._no_prompts()
 
     @abstractmethod
@@ -146,6 +127,14 @@ class Adapter(ABC):
     @abstractmethod
     def answer_one(self) -> None:
         """Answer one prompt on that image: a box if the method understands boxes, else a click, else none."""
+
+    def _check_automatic(self, prompt: CasePrompt) -> None:
+        """Refuse an automatic prompt that the method can't answer."""
+        if prompt.automatic and self.method.spec.needs_prompts:
+            raise ConfigError(
+                f"{self.method.spec.name} gives no automatic answer; it takes "
+                f"{', '.join(sorted(self.method.spec.prompts))}"
+            )
 
     def _no_prompts(self) -> ConfigError:
         spec = self.method.spec

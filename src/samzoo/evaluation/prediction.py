@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from samzoo.errors import ConfigError, DataError
-from samzoo.evaluation.adapter import DEFAULT_INFERENCE, Inference
+from samzoo.evaluation.adapter import DEFAULT_INFERENCE, Answer, Inference
 from samzoo.evaluation.overlay import save_overlay
 from samzoo.evaluation.records import file_name
-from samzoo.evaluation.session import Answer, CaseSession
+from samzoo.evaluation.session import CaseSession
 from samzoo.methods.base import Method
 from samzoo.prompts.io import PromptBook, load_prompts
 from samzoo.types import Case, CasePrompt

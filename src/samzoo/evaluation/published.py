@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from samzoo.evaluation.records import mean
-from samzoo.evaluation.session import Answer, CaseSession, RowAnswer
+from samzoo.evaluation.session import CaseSession
+from samzoo.evaluation.slice_adapter import RowAnswer, SliceAnswer
 from samzoo.methods.base import Method
 from samzoo.writing import write_atomically
 
@@ -58,7 +59,7 @@ class PublishedRow:
 
 
 class PublishedScorer:
-    """Scores the answers of one case as its method was published.
+    """Scores the answers of one case as its method was published; of methods on slices.
 
     Args:
         label: uint8 (D, H, W), the truth.
@@ -79,7 +80,7 @@ class PublishedScorer:
         """What was scored of a class by `look`, slice by slice."""
         return self._automatic.get(class_id, [])
 
-    def answered(self, class_id: int, answer: Answer) -> list[Scores]:
+    def answered(self, class_id: int, answer: SliceAnswer) -> list[Scores]:
         """The scores of the slices that count; those whose answer has not changed since the last call are kept."""
         rows: dict[int, list[RowAnswer]] = {}
         for (z, _), row in answer.rows.items():

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from samzoo.errors import ConfigError, DataError
-from samzoo.evaluation.adapter import Cost, Inference
+from samzoo.evaluation.adapter import Answer, Cost, Inference
 from samzoo.evaluation.published import PublishedRow, PublishedScorer, Scores, mean_over_slices
 from samzoo.evaluation.records import Record
-from samzoo.evaluation.session import Answer, CaseSession
+from samzoo.evaluation.session import CaseSession
 from samzoo.methods.base import Method
 from samzoo.metrics import Overlap, Surface, overlap, surface
 from samzoo.prompts.io import PromptBook
@@ -27,7 +27,7 @@ class Settings:
         dataset, class_names: for the records; names in the order of class ids, from 1.
         seed: of the first prompts.
         surface: whether to compute surface distances.
-        published: whether to score as the method was published, too.
+        published: whether to score as the method was published, too; of methods on slices.
         replay: prompts to use instead of simulated ones.
         inference: how the method is run over a case.
     """
@@ -116,7 +116,8 @@ class _Walk:
                 f"case {case.id}: label value {self.present[-1]}, but there are {len(settings.class_names)} classes"
             )
         self.valid = self.label != IGNORE if counts[IGNORE] else None
-        self.published = PublishedScorer(method, session, self.label) if settings.published else None
+        by_slice = method.spec.unit == "slice"
+        self.published = PublishedScorer(method, session, self.label) if settings.published and by_slice else None
         self.result = CaseResult(case.id, session.cost)
 
     def run(self, regimes: Sequence[Regime]) -> CaseResult:

@@ -24,8 +24,8 @@ class SlabAdapter(Adapter):
         ConfigError: a method that needs prompts.
     """
 
-    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference) -> None:
-        super().__init__(method, case, cost, inference)
+    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference, keep_logits: bool = False) -> None:
+        super().__init__(method, case, cost, inference, keep_logits)
         if method.spec.needs_prompts:
             raise ConfigError(
                 f"{method.spec.name} works on {method.spec.unit}s and needs prompts, which can't be evaluated yet"

@@ -3,16 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from samzoo.errors import ConfigError
-from samzoo.evaluation.adapter import Adapter, Cost, Inference, Row
+from samzoo.evaluation.adapter import Adapter, Answer, Cost, Inference
 from samzoo.geometry import from_grid
 from samzoo.methods.base import Method, concatenate, select_rows
 from samzoo.types import Box, Case, CasePrompt, Click, Embedding, Prompts, State
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt on one slice: a box (or none) with the clicks that go with it.
+
+    Args:
+        part: boxes of one class on one slice are answered one by one, and their masks united.
+        previous: what the method handed on after the last answer, tensors of one row; None at first.
+    """
+
+    class_id: int
+    z: int
+    part: int
+    box: Box | None
+    clicks: tuple[Click, ...]
+    previous: State | None = None
+
+    @property
+    def form(self) -> tuple[bool, int, bool]:
+        """Rows of one form fit in one call."""
+        return self.box is not None, len(self.clicks), self.previous is not None
+
+    def asks_the_same(self, other: Row) -> bool:
+        return self.box == other.box and self.clicks == other.clicks
+
+
+@dataclass(frozen=True, eq=False)
+class RowAnswer:
+    """What a method answered to a row.
+
+    Args:
+        row: what was asked.
+        mask: bool (H, W) on the case's grid.
+        state: what the method handed on, tensors of one row.
+        logits: (1, 1, l, l) on the method's grid, if the session keeps them.
+    """
+
+    row: Row
+    mask: np.ndarray
+    state: State
+    logits: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class SliceAnswer(Answer):
+    """What was answered for one class so far, by (slice, part)."""
+
+    shape: tuple[int, int, int]
+    rows: dict[tuple[int, int], RowAnswer]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (D, H, W) on the case's grid; slices without any prompt are empty."""
+        mask = np.zeros(self.shape, dtype=bool)
+        for (z, _), answer in self.rows.items():
+            mask[z] |= answer.mask
+        return mask
 
 
 class SliceAdapter(Adapter):
@@ -22,18 +80,48 @@ class SliceAdapter(Adapter):
     life of the session, one entry per slice that was ever asked for.
     """
 
-    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference) -> None:
-        super().__init__(method, case, cost, inference)
+    def __init__(self, method: Method, case: Case, cost: Cost, inference: Inference, keep_logits: bool = False) -> None:
+        super().__init__(method, case, cost, inference, keep_logits)
         self._embeddings: dict[int, Embedding] = {}
         self._features = case.features
 
+    def segment(self, prompts: Sequence[CasePrompt], previous: Sequence[SliceAnswer | None]) -> list[SliceAnswer]:
+        """See `CaseSession.segment`."""
+        answers: list[SliceAnswer] = []
+        work: list[tuple[Row, dict]] = []
+        for prompt, before in zip(prompts, previous, strict=True):
+            rows: dict[tuple[int, int], RowAnswer] = {}
+            for row in self.rows(prompt):
+                known = before.rows.get((row.z, row.part)) if before else None
+                if known and row.asks_the_same(known.row):
+                    rows[row.z, row.part] = known
+                else:
+                    work.append((replace(row, previous=known.state if known else None), rows))
+            answers.append(SliceAnswer(self.case.shape, rows))
+        where = {id(row): rows for row, rows in work}
+        for chunk, low, state in self.decode([row for row, _ in work]):
+            masks = (self.to_case(low) > 0).cpu().numpy()
+            for i, row in enumerate(chunk):
+                own = {name: tensor[i : i + 1] for name, tensor in state.items()}
+                logits = low[i : i + 1] if self.keep_logits else None
+                where[id(row)][row.z, row.part] = RowAnswer(replace(row, previous=None), masks[i], own, logits)
+        return answers
+
+    def label_map(self, answers: Sequence[SliceAnswer]) -> np.ndarray:
+        """See `CaseSession.label_map`."""
+        best = torch.zeros(self.case.shape)
+        label = torch.zeros(self.case.shape, dtype=torch.uint8)
+        for answered in sorted((r for a in answers for r in a.rows.values()), key=lambda r: r.row.class_id):
+            values = self.to_case(answered.logits)[0].cpu()
+            z = answered.row.z
+            wins = values > best[z]
+            best[z][wins] = values[wins]
+            label[z][wins] = answered.row.class_id
+        return label.numpy()
+
     def rows(self, prompt: CasePrompt) -> list[Row]:
         """The prompts of each slice, in the order of slices; an automatic prompt asks about every slice."""
-        if prompt.automatic and self.method.spec.needs_prompts:
-            raise ConfigError(
-                f"{self.method.spec.name} gives no automatic answer; it takes "
-                f"{', '.join(sorted(self.method.spec.prompts))}"
-            )
+        self._check_automatic(prompt)
         boxes: dict[int, list[Box]] = {}
         clicks: dict[int, list[Click]] = {}
         for box in prompt.boxes:

@@ -25,6 +25,10 @@ PEAK = 10.0
 Corner = tuple[int, int, int]
 """First voxel of a window: depth, height, width."""
 
+OUTSIDE = -8.0
+"""Logit where no crop lies: about that of a sure answer, so that interpolation ends what reaches the side of a crop
+half a voxel beyond it."""
+
 
 def window_starts(size: Sequence[int], window: Sequence[int], step: float = 0.5) -> list[list[int]]:
     """First voxels of the windows along each axis: evenly spread from end to end, at most `step` windows apart.
@@ -111,6 +115,56 @@ def native_slices(slices: Iterable[Tensor], grid: VolumeGrid) -> Iterator[Tensor
             at, near, far = at + 1, far, next(content, far)
         share = position - at
         yield torch.lerp(near, far, share) if share else near
+
+
+def native_part(
+    crops: Sequence[tuple[Corner, Tensor]], grid: VolumeGrid, weights: Tensor
+) -> tuple[Corner, Iterator[Tensor]]:
+    """What `native_slices` would give for the weighted mean of some crops, only where they lie.
+
+    Args:
+        crops: first voxel and logits (1, 1, l, l, l) of each, which are resized trilinearly to that of `weights`.
+        weights: (S, S, S), positive.
+
+    Returns:
+        the first native voxel (z, y, x) of the part, and its logits float32 (h, w) slice by slice; beyond them there is
+        nothing above 0.
+    """
+    content = [(o, o + c) for o, c in zip(grid.offset, grid.content, strict=True)]
+    ends = [(min(c[a] for c, _ in crops), max(c[a] for c, _ in crops) + weights.shape[a]) for a in range(3)]
+    near = [max(first, a - 1) for (first, _), (a, _) in zip(content, ends, strict=True)]  # with one voxel around
+    far = [min(last, b + 1) for (_, last), (_, b) in zip(content, ends, strict=True)]
+    total = weights.new_zeros(2, *(b - a for a, b in zip(near, far, strict=True)))
+    for corner, logits in crops:
+        full = F.interpolate(logits.float(), tuple(weights.shape), mode="trilinear", align_corners=False)[0, 0]
+        low = [max(c, a) for c, a in zip(corner, near, strict=True)]
+        high = [min(c + n, b) for c, n, b in zip(corner, weights.shape, far, strict=True)]
+        source = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
+        target = tuple(slice(a - n, b - n) for a, b, n in zip(low, high, near, strict=True))
+        total[0][target] += full[source] * weights[source]
+        total[1][target] += weights[source]
+    values = total[0].div_(total[1]).masked_fill_(total[1] == 0, OUTSIDE)
+
+    places = []  # for each axis: first native voxel; for each, the two of `values` beside it and the second's share
+    for axis, (a, b) in enumerate(ends):
+        count, offset = grid.content[axis], grid.offset[axis]
+        native = (np.arange(grid.native[axis]) + 0.5) * count / grid.native[axis] - 0.5
+        position = np.clip(native, 0, count - 1) + offset
+        kept = np.flatnonzero((position > a - 1) & (position < b))
+        position = position[kept] - near[axis]
+        lower = position.astype(int)
+        upper = np.minimum(lower + 1, values.shape[axis] - 1)
+        share = torch.from_numpy(position - lower).float().to(values.device)
+        places.append((int(kept[0]), *(torch.from_numpy(i).to(values.device) for i in (lower, upper)), share))
+
+    def slices() -> Iterator[Tensor]:
+        (_, *depth), (_, y0, y1, y), (_, x0, x1, x) = places
+        for z0, z1, z in zip(*(v.tolist() for v in depth), strict=True):
+            plane = torch.lerp(values[z0], values[z1], z)
+            plane = torch.lerp(plane[y0], plane[y1], y[:, None])
+            yield torch.lerp(plane[:, x0], plane[:, x1], x)
+
+    return tuple(first for first, *_ in places), slices()
 
 
 def _in_plane(logits: Tensor, plane: tuple[int, int]) -> Tensor:
