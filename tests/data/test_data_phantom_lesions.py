@@ -65,6 +65,8 @@ def test_as_a_data_set_beside_that_of_organs():
     dm.setup("test")
     assert all((case.label == 1).any() for case in dm.test_dataloader())
     assert PhantomSettings().signature == "f98316494415", "as before there were others"
+    for number in range(12):  # as thin as settings allow
+        assert make_volume(PhantomSettings(kind="lesions", size=32, slices=(4, 4)), number)[1].any()
     for number in range(8):
         _, truth, spacing = make_volume(PhantomSettings(kind="lesions", size=64, slices=(40, 48)), number)
         assert 1 <= label(truth)[1] <= 3 and all(1.5 <= s <= 2.5 for s in spacing)

@@ -26,7 +26,8 @@ SLAB = 16
 """Slices that are made at once."""
 
 GAP_MM = 6.0
-"""Least distance between two lesions, and from one to the body's surface or the volume's ends."""
+"""Least distance between two lesions, and from one to the body's surface or the volume's ends; less in a volume that is
+thinner than ten times that."""
 
 TRIES = 2000
 
@@ -117,7 +118,7 @@ def make_lesion_case(
     depth = int(rng.integers(slices[0], slices[1] + 1))
     pixel = float(np.round(rng.uniform(1.5, 2.5), 3))
     spacing = (float(np.round(rng.uniform(1.5, 2.5), 1)), pixel, pixel)
-    room = min(depth * spacing[0], 2 * BODY[0] * size * pixel) - 2 * GAP_MM
+    room = min(depth * spacing[0], 2 * BODY[0] * size * pixel) - 2 * _gap((depth * spacing[0],))
     largest = min(60.0, 0.7 * room)
     smallest = min(5.0, largest)
     diameters = np.exp(rng.uniform(np.log(smallest), np.log(largest), rng.integers(1, 4)))
@@ -131,17 +132,21 @@ def make_lesion_case(
             diameters.remove(min(diameters))
 
 
+def _gap(extent: Sequence[float]) -> float:
+    return min(GAP_MM, 0.1 * min(extent))
+
+
 def _places(rng: np.random.Generator, extent: Sequence[float], diameters: Sequence[float]) -> list[np.ndarray]:
     """Centres in mm from the corner, the largest lesion placed first. Raises ConfigError: no room."""
     radii = np.asarray(diameters, dtype=float) / 2
     half = np.array((extent[0] / 2, BODY[0] * extent[1], BODY[1] * extent[2]))
-    found: dict[int, np.ndarray] = {}
+    gap, found = _gap(extent), {}
     for i in np.argsort(-radii):
-        room = half - radii[i] - GAP_MM
+        room = half - radii[i] - gap
         for _ in range(TRIES if (room > 0).all() else 0):
             offset = rng.uniform(-room, room)
             inside = ((offset[1:] / room[1:]) ** 2).sum() < 0.9
-            if inside and all(np.linalg.norm(offset - o) > radii[i] + radii[j] + GAP_MM for j, o in found.items()):
+            if inside and all(np.linalg.norm(offset - o) > radii[i] + radii[j] + gap for j, o in found.items()):
                 found[int(i)] = offset
                 break
         else:
