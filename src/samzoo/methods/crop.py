@@ -25,6 +25,9 @@ Boxes = Literal["centre", "corners"]
 """A box is a click in its middle, or two corner tokens of their own, which no public weights but those of a challenge
 branch of SAM-Med3D hold."""
 
+CONSTANT = 1e-6
+"""Deviation of a crop, of values in [0, 1], up to which all its voxels count as equal."""
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -129,11 +132,17 @@ class CropMethod(VolumeMethod):
         """Modules that no training step uses: one mask is asked for, whose quality nobody looks at, and there always
         is a previous mask. The originals list them for training; with plain DDP they would stop it."""
         decoder = self.sam.mask_decoder
+        corners = self._corners() if self.refinement.box_fraction == 0 else []
         return [
             decoder.iou_prediction_head,
             *decoder.output_hypernetworks_mlps[1:],
             self.sam.prompt_encoder.no_mask_embed,
+            *corners,
         ]
+
+    def _corners(self) -> list[nn.Module]:
+        """The two vectors of box prompts."""
+        return list(self.sam.prompt_encoder.point_embeddings[2:])
 
     # --- answering -----------------------------------------------------------------------------------------------
 
@@ -244,7 +253,8 @@ class CropMethod(VolumeMethod):
             losses.append(self.loss(full, target, valid))
             prediction = full.detach() > self.refinement.click_threshold
             low_res = logits.detach() if self.refinement.detach else logits
-        return torch.stack(losses)
+        absent = [] if with_box else [p for module in self._corners() for p in module.parameters()]
+        return torch.stack(losses) + 0 * sum(p.sum() for p in absent)  # all processes send the same gradients
 
     def _steps_without_click(self, generator: torch.Generator) -> set[int]:
         steps = self.refinement.steps
@@ -305,9 +315,9 @@ def normalised(x: Tensor, zero: float) -> Tensor:
     mean, deviation = _moments(x, inside)
     everywhere = torch.ones_like(inside)
     whole_mean, whole_deviation = _moments(x, everywhere)
-    usable = deviation > 0
+    usable = deviation > CONSTANT
     mean, deviation = torch.where(usable, mean, whole_mean), torch.where(usable, deviation, whole_deviation)
-    return (x - mean) / torch.where(deviation > 0, deviation, 1)
+    return torch.where(deviation > CONSTANT, (x - mean) / deviation.clamp(min=CONSTANT), 0)
 
 
 def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
