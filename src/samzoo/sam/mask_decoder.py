@@ -74,7 +74,7 @@ class MaskDecoder(modeling.MaskDecoder):
         chosen = (list(range(1, self.num_mask_tokens)) if masks else [0]) if isinstance(masks, bool) else list(masks)
         hyper = torch.stack([self.output_hypernetworks_mlps[i](answered[:, 1 + i]) for i in chosen], dim=1)
         quality = self.iou_prediction_head(answered[:, 0])[:, chosen]
-        return self._masks(image, hyper, embedding.shape[2:]), quality
+        return self._masks(image, hyper, embedding.shape[-1]), quality
 
     def _transform(self, image: Tensor, image_pe: Tensor, tokens: Tensor, gather: Gather) -> tuple[Tensor, Tensor]:
         """The two-way transformer: image (B or P, N, C), tokens (P, T, C) -> tokens and image (P, N, C).
@@ -99,7 +99,7 @@ class MaskDecoder(modeling.MaskDecoder):
         attended = attend(self.transformer.final_attn_token_to_image, queries + tokens, image + image_pe, image)
         return self.transformer.norm_final_attn(queries + attended), image
 
-    def _masks(self, image: Tensor, hyper: Tensor, grid: Sequence[int]) -> Tensor:
+    def _masks(self, image: Tensor, hyper: Tensor, grid: int) -> Tensor:
         """Upscale the image fourfold and project it on each mask's vector: (P, N, C), (P, M, C / 8) -> (P, M, 4g, 4g).
 
         A transposed convolution of kernel 2 and stride 2 is a linear layer from a token to its quarters (in a volume:
@@ -110,10 +110,10 @@ class MaskDecoder(modeling.MaskDecoder):
         x = activation(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = activation(_to_parts(x, second))
         masks = hyper @ x.flatten(1, -2).transpose(1, 2)
-        n = len(grid)
-        masks = masks.unflatten(2, (*grid, *[2] * n, *[2] * n))
+        n = first.weight.ndim - 2
+        masks = masks.unflatten(2, [grid] * n + [2] * 2 * n)
         masks = masks.permute(0, 1, *[2 + axis + scale * n for axis in range(n) for scale in range(3)])
-        return masks.reshape(*hyper.shape[:2], *[4 * g for g in grid])
+        return masks.reshape(*hyper.shape[:2], *[4 * grid] * n)
 
 
 def _same(rows: Tensor) -> Tensor:
