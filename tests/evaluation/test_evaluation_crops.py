@@ -65,6 +65,15 @@ def test_a_long_lesion_is_followed_through_neighbouring_crops():
     assert np.array_equal(oracle.mask, alone.mask), "an oracle's crop is not extended"
 
 
+def test_a_lesion_is_followed_on_coarse_logits():
+    """The answer has half the crop's resolution, on which the structure leaves it upwards and to two sides."""
+    turning = part((8, 24), (30, 36), (20, 26)), part((8, 14), (30, 36), (20, 70)), part((8, 14), (6, 36), (64, 70))
+    case = bright_case((40, 60, 80), *turning)
+    (answer,) = CaseSession(Crops(coarser=2), case).segment([CasePrompt(1, clicks=(Click(22, 33, 23, True),))])
+    truth = case.label.numpy() == 1
+    assert 2 * (truth & answer.mask).sum() / (truth.sum() + answer.mask.sum()) > 0.97
+
+
 def test_the_end_of_the_volume_is_reached():
     """The last neighbour can be moved by a few voxels only."""
     case = bright_case((20, 20, 43), part((8, 12), (8, 12), (0, 43)))

@@ -115,3 +115,23 @@ def test_the_same_generator_gives_the_same_prompts():
     ):
         first, second = draw(generator()), draw(generator())
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_masks_in_3d_get_clicks_and_boxes_in_x_y_z():
+    target = torch.zeros(3, 1, 5, 7, 9, dtype=torch.bool)
+    target[0, 0, 4, 6, 8] = target[1, 0, 1:3, 2:6, 3:9] = True
+    prediction = torch.zeros_like(target)
+    prediction[1] = target[1]
+    prediction[1, 0, 0, 1, 2] = True
+    for form in (lambda mask: mask, lambda mask: mask[:, 0]):
+        points, labels = random_error_clicks(form(prediction), form(target), 4, generator())
+        assert points[:, 0].tolist() == [[8.0, 6.0, 4.0], [2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+        assert (labels == torch.tensor([[1], [0], [-1]])).all() and points.shape == (3, 4, 3)
+        assert random_foreground_click(form(target), generator())[0][0].tolist() == [[8.0, 6.0, 4.0]]
+        boxes = mask_boxes(form(target))
+        assert boxes.tolist() == [[8, 6, 4, 9, 7, 5], [3, 2, 1, 9, 6, 3], [0, 0, 0, 9, 7, 5]]
+    several, kinds = random_points(target, 6, generator())
+    x, y, z = several.long().unbind(-1)
+    assert (target[torch.arange(3)[:, None], 0, z, y, x].long() == kinds).all() and kinds[:2].sum(1).tolist() == [3, 3]
+    moved = jitter_boxes(boxes, generator()) - boxes
+    assert (moved[0] == 0).all() and (moved[:, :3] == moved[:, 3:]).all() and moved[2].abs().max() <= 2

@@ -42,6 +42,17 @@ def test_automatic_answers_are_saved_and_asked_for(path):
     assert [p.automatic for p in load_prompts(path).steps("a", "manual", NAMES, SHAPE)[1]] == [False, True]
 
 
+def test_an_oracles_word_is_saved_with_the_first_step(path):
+    first = CasePrompt(1, clicks=(Click(2, 7, 8, True),), effort=1, focus=Box(1, 2, 3, 4, 15, 16))
+    second = CasePrompt(1, clicks=(*first.clicks, Click(0, 0, 0, False)), effort=2, focus=first.focus)
+    path.write_text(dump_prompts({"a": {"manual": {1: [first, second]}}}, NAMES))
+    assert path.read_text().count('"focus": [3, 2, 1, 16, 15, 4]') == 1
+    assert load_prompts(path).steps("a", "manual", NAMES, SHAPE) == {1: [first, second]}
+    write(path, [{"clicks": [[1, 1, 1, 1]]}, {"focus": [0, 0, 0, 1, 1, 1]}])
+    with pytest.raises(DataError, match=r"liver\[1\].focus: belongs into the first step"):
+        load_prompts(path).steps("a", "manual", NAMES, SHAPE)
+
+
 def test_a_users_file_may_leave_out_effort_and_z_of_pictures(path):
     write(path, [{"boxes": [[1, 2, 9, 8]], "clicks": [[3, 4, 1]]}, {"clicks": [[5, 6, 0]]}])
     first, second = load_prompts(path).steps("a", "manual", NAMES, (1, 20, 30))[1]

@@ -139,6 +139,37 @@ def test_scored_steps():
     assert make_regime("box_clicks_3d", click_steps=2).scored == (0, 1, 2)
 
 
+def test_clicks_in_a_volume_begin_in_the_structure_and_follow_the_largest_error(truth):
+    regime = make_regime("clicks_3d", click_steps=10)
+    prompt = regime.first(truth, 3, SPACING, 0, "case")
+    (click,) = prompt.clicks
+    assert truth[click.z, click.y, click.x] and click.positive and prompt.effort == 1 and prompt.focus is None
+    assert regime.scored == (1, 3, 5, 7, 9, 10) and regime.start == 1 and regime.oracle_slices == "none"
+    step = regime.next(prompt, truth, np.zeros_like(truth), SPACING)
+    assert step.clicks[1] == make_regime("box_clicks_3d").next(prompt, truth, np.zeros_like(truth), SPACING).clicks[1]
+
+
+def test_an_oracle_tells_where_the_structure_lies_and_published_clicks_are_random(truth):
+    oracle, published = make_regime("clicks_3d_oracle_crop"), make_regime("clicks_3d_published")
+    prompt = first("clicks_3d_oracle_crop", truth)
+    assert prompt.focus == Box(2, 5, 4, 9, 13, 26) and prompt.clicks == first("clicks_3d", truth).clicks
+    assert first("clicks_3d_published", truth) == prompt and oracle.oracle_slices == published.oracle_slices == "crop"
+    prediction = np.roll(truth, 3, axis=2)
+
+    def walk(seed, case):
+        known = prompt
+        for _ in range(40):
+            known = published.next(known, truth, prediction, SPACING, seed, case)
+        return known.clicks[1:]
+
+    clicks = walk(0, "case")
+    assert clicks == walk(0, "case") and clicks != walk(1, "case") and clicks != walk(0, "other")
+    assert all((truth != prediction)[c.z, c.y, c.x] and truth[c.z, c.y, c.x] == c.positive for c in clicks)
+    assert {c.positive for c in clicks} == {True, False} and len({c.z for c in clicks}) > 3
+    assert published.next(prompt, truth, truth, SPACING, 0, "case") is prompt
+    assert oracle.next(prompt, truth, prediction, SPACING).focus == prompt.focus
+
+
 def test_unknown_names_are_answered_with_near_ones():
     with pytest.raises(ConfigError, match=r"unknown regime 'box_per_slize'; did you mean box_per_slice"):
         make_regime("box_per_slize")

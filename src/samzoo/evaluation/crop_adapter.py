@@ -10,8 +10,8 @@ What is seen of a volume follows from what a human has said, never from the trut
 - Where the answer to clicks reaches the side of a crop, the crop's neighbour by half a side is answered, too, without
   human effort: from one positive click at the deepest point of what both share of the answer, and from that share of
   the logits (SAM-Med3D, arXiv 2310.15161, extends so; what it prompts the neighbour with is our choice). A box says
-  itself where the structure ends, and an oracle's crop is the only one with which the method was published: both are
-  not extended.
+  itself where the structure ends, and an oracle's crop stands for the single crop of published figures: neither is
+  extended, and all clicks that lie in an oracle's crop go there.
 - Where crops of one box (or of no box) overlap, logits are averaged, the centre of a crop counting most; masks of
   several boxes are united.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -157,14 +158,15 @@ def native_part(
         share = torch.from_numpy(position - lower).float().to(values.device)
         places.append((int(kept[0]), *(torch.from_numpy(i).to(values.device) for i in (lower, upper)), share))
 
-    def slices() -> Iterator[Tensor]:
-        (_, *depth), (_, y0, y1, y), (_, x0, x1, x) = places
-        for z0, z1, z in zip(*(v.tolist() for v in depth), strict=True):
-            plane = torch.lerp(values[z0], values[z1], z)
-            plane = torch.lerp(plane[y0], plane[y1], y[:, None])
-            yield torch.lerp(plane[:, x0], plane[:, x1], x)
+    (_, *depth), (_, y0, y1, y), (_, x0, x1, x) = places
 
-    return tuple(first for first, *_ in places), slices()
+    @lru_cache(maxsize=2)  # neighbouring slices share a plane
+    def plane(z: int) -> Tensor:
+        rows = torch.lerp(values[z].index_select(0, y0), values[z].index_select(0, y1), y[:, None])
+        return torch.lerp(rows.index_select(1, x0), rows.index_select(1, x1), x)
+
+    slices = (torch.lerp(plane(z0), plane(z1), z) for z0, z1, z in zip(*(v.tolist() for v in depth), strict=True))
+    return tuple(first for first, *_ in places), slices
 
 
 def _in_plane(logits: Tensor, plane: tuple[int, int]) -> Tensor:
