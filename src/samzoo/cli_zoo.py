@@ -30,10 +30,11 @@ def listing() -> str:
             name,
             _present(w.path),
             w.architecture,
-            f"{w.image_size}²",
+            f"{w.image_size}{'²' if w.dim == 2 else '³'}",
             w.licence,
             w.holds,
             w.url or f"by hand: {w.obtain}",
+            f"has seen: {', '.join(w.seen)}" if w.seen else "",
         )
         for name, w in WEIGHTS.items()
     ]

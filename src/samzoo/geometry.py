@@ -6,6 +6,7 @@ and logits come back on the native pixels. A `VolumeGrid` does the same for volu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -175,3 +176,21 @@ def volume_to_grid(
     ends = [n - o - c for n, o, c in zip(grid.size, grid.offset, grid.content, strict=True)]
     padding = [p for o, e in zip(reversed(grid.offset), reversed(ends), strict=True) for p in (o, e)]
     return F.pad(volume, padding, value=fill) if any(padding) else volume
+
+
+def corner_around(near: Sequence[float], far: Sequence[float], window: Sequence[int]) -> tuple[int, ...]:
+    """First voxel of the window in whose middle a box lies, from `near` to `far` (one past its last voxel).
+
+    What can't be shared evenly is rounded as SAM-Med3D does. The window may stick out of the volume.
+    """
+    return tuple(math.floor((a + b - n) / 2) for a, b, n in zip(near, far, window, strict=True))
+
+
+def cut(volume: Tensor, corner: Sequence[int], window: Sequence[int], fill: float = 0.0) -> Tensor:
+    """The window (..., *window) of a volume (..., D, H, W) from `corner` on; where it sticks out it holds `fill`."""
+    sizes = volume.shape[-len(window) :]
+    spans = [(max(c, 0), min(c + n, size)) for c, n, size in zip(corner, window, sizes, strict=True)]
+    ends = [(low - c, c + n - high) for (low, high), c, n in zip(spans, corner, window, strict=True)]
+    inside = volume[(..., *(slice(*span) for span in spans))]
+    padding = [p for pair in reversed(ends) for p in pair]
+    return F.pad(inside, padding, value=fill) if any(padding) else inside
