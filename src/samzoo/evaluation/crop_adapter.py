@@ -2,8 +2,9 @@
 
 What is seen of a volume follows from what a human has said, never from the truth:
 
-- The first crop of a class lies around its first click (or its box, or an oracle's focus), shifted into the volume. A
-  box that is larger than a crop is tiled with crops that overlap by half, each of which gets its part of the box.
+- The first crop of a class lies around its first click (or its box), shifted into the volume. A box that is larger
+  than a crop is tiled with crops that overlap by half, each of which gets its part of the box. An oracle's crop lies
+  around the middle of the structure and is not shifted, as SAM-Med3D has it: it may stick out of the volume.
 - A later click goes to the crop whose centre is nearest among those in which it does not lie near an inner border.
   Without one, a positive click opens a crop of its own: many lesions are covered click by click. A negative click goes
   to the nearest crop that holds it, and says nothing where no crop lies.
@@ -30,7 +31,7 @@ from torch import Tensor
 from samzoo.evaluation.adapter import Adapter, Cost, Inference
 from samzoo.evaluation.crops import Crop, CropAnswer, GridBox, NativePart
 from samzoo.evaluation.windows import Corner, importance_map, native_part, window_starts
-from samzoo.geometry import VolumeGrid
+from samzoo.geometry import VolumeGrid, corner_around, cut
 from samzoo.methods.base import Method, concatenate, select_rows
 from samzoo.prompts.simulate import deepest_point, tight_box
 from samzoo.types import Box, Case, CasePrompt, Click, Embedding, Prompts
@@ -155,7 +156,7 @@ class CropAdapter(Adapter):
         known = list(crops)
         if prompt.focus is not None:
             near, far = self._on_grid(prompt.focus)
-            corner = self._around([(a + b) / 2 for a, b in zip(near, far, strict=True)])
+            corner = corner_around([math.floor(a) for a in near], [math.ceil(b) for b in far], self.method.window)
             if all(crop.corner != corner for crop in crops):
                 known.append(Crop(prompt.class_id, corner))
         holding = [c for c in known if self._holds(c.corner, at, margin)]
@@ -281,8 +282,8 @@ class CropAdapter(Adapter):
         count = max(1, self.inference.encode_chunk // self.side)
         for start in range(0, len(missing), count):
             chunk = missing[start : start + count]
-            cut = [x[(..., *(slice(c, c + self.side) for c in corner))] for corner in chunk]
-            embedding = self._timed_encode(self.method.encode, torch.cat(cut).to(self.device), len(chunk))
+            crops = [cut(x, corner, self.method.window, self.method.fill) for corner in chunk]
+            embedding = self._timed_encode(self.method.encode, torch.cat(crops).to(self.device), len(chunk))
             for i, corner in enumerate(chunk):
                 self._embeddings[corner] = select_rows(embedding, slice(i, i + 1))
 
