@@ -89,7 +89,8 @@ def test_without_adapter_the_decoder_is_that_of_sam_med3d(masks):
     embedding, index = plain.encode(crops()), torch.tensor([0, 1, 0])
     torch.testing.assert_close(ablated.encode(crops()), embedding)
     asked = prompts(masks=masks)
-    answers = [n.decode(embedding, index, *n.encode_prompts(*asked), False)[0] for n in (plain, ablated, whole)]
+    seen = ((plain, embedding), (ablated, ablated.image_branch(embedding)), (whole, whole.image_branch(embedding)))
+    answers = [n.decode(e, index, *n.encode_prompts(*asked), False)[0] for n, e in seen]
     assert torch.equal(answers[0], answers[1])
     assert (answers[2] - answers[0]).abs().max() > 1e-3
 
@@ -98,7 +99,7 @@ def test_without_adapter_the_decoder_is_that_of_sam_med3d(masks):
 @pytest.mark.parametrize("masks", [True, False], ids=["masks", "no masks"])
 def test_many_prompts_at_once_are_as_one_by_one(masks):
     network = build(mea_blocks=2)
-    embedding, index = network.encode(crops()), torch.tensor([1, 0, 1])
+    embedding, index = network.image_branch(network.encode(crops())), torch.tensor([1, 0, 1])
     sparse, dense = network.encode_prompts(*prompts(masks=masks))
     dense_of = (lambda i: dense[i : i + 1]) if masks else (lambda i: dense)
     for tokens in (False, True):
@@ -117,7 +118,8 @@ def test_gradients_reach_lora_through_two_steps(positions):
     points, labels, _, _ = prompts(2)
 
     def step(embedding, mask):
-        return network.decode(embedding, index, *network.encode_prompts(points, labels, None, mask), False)[0]
+        told = network.encode_prompts(points, labels, None, mask)
+        return network.decode(network.image_branch(embedding), index, *told, False)[0]
 
     first = step(network.encode(crops()), torch.zeros(2, 1, SIDE, SIDE, SIDE))
     second = step(network.encode(crops()).detach(), first)  # what arrives now came through the mask
@@ -135,8 +137,8 @@ def test_both_readings_of_positions_reach_the_adapter():
     published, intended = build(), build(Sam3dConfig(**vars(SIZES) | {"positions": "intended"}))
     generator = torch.Generator().manual_seed(1)
     image, mask = torch.randn(2, 1, SIZES.prompt_embed_dim, *(SIZES.grid,) * 3, generator=generator)
-    index = torch.zeros(1, dtype=torch.long)
-    assert (published.bidatt(image, mask, index) - intended.bidatt(image, mask, index)).abs().max() > 1e-4
+    answers = [n.bidatt(n.bidatt.image_branch(image), mask) for n in (published, intended)]
+    assert (answers[0] - answers[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

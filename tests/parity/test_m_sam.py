@@ -53,7 +53,7 @@ def answer(network, embedding, points, labels, mask, index=None, masks=False):
         hooks.append(block.register_forward_hook(keep))
     sparse, dense = network.encode_prompts(points, labels, None, mask)
     index = torch.arange(len(points)) if index is None else index
-    low_res, quality = network.decode(embedding, index, sparse, dense, masks)
+    low_res, quality = network.decode(network.image_branch(embedding), index, sparse, dense, masks)
     for hook in hooks:
         hook.remove()
     side = network.config.image_size

@@ -16,7 +16,7 @@ from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.volume import VolumeMethod
 from samzoo.prompts.batched import mask_boxes, random_error_clicks
 from samzoo.sam import LoadReport, Sam3d, load_weights
-from samzoo.types import IGNORE, Batch, Prompts, State
+from samzoo.types import IGNORE, Batch, Embedding, Prompts, State
 
 Clicks = Literal["newest", "all"]
 """What of a crop's clicks an answer is told; the earlier ones have left their mark in the mask that is fed back."""
@@ -150,7 +150,7 @@ class CropMethod(VolumeMethod):
         """Crops (B, C, S, S, S) of a volume on the method's grid -> (B, P, t, t, t)."""
         return self.sam.encode(reversed_axes(normalised(x, self.fill)))
 
-    def decode(self, embedding: Tensor, prompts: Prompts | None, state: State | None = None) -> tuple[Tensor, State]:
+    def decode(self, embedding: Embedding, prompts: Prompts | None, state: State | None = None) -> tuple[Tensor, State]:
         """See `Method.decode`: logits (P, 1, l, l, l), which the state holds, too.
 
         `prompts` hold all clicks on the crop so far. Without clicks and box the mask is refined by itself.
@@ -185,7 +185,7 @@ class CropMethod(VolumeMethod):
 
     def answer(
         self,
-        embedding: Tensor,
+        embedding: Embedding,
         image_index: Tensor,
         points: Tensor | None,
         labels: Tensor | None,
@@ -195,7 +195,7 @@ class CropMethod(VolumeMethod):
         """Logits (P, 1, l, l, l); without `low_res` from a mask of zeros, as both originals begin."""
         if low_res is None or not self.refinement.feedback:
             side = 4 * self.sam.config.grid
-            low_res = embedding.new_zeros(len(image_index), 1, side, side, side)
+            low_res = torch.zeros(len(image_index), 1, side, side, side, device=image_index.device)
         sparse, dense = self.sam.encode_prompts(points, labels, boxes, reversed_axes(low_res))
         logits, _ = self.sam.decode(embedding, image_index, sparse, dense, False)
         return reversed_axes(logits)
@@ -221,7 +221,7 @@ class CropMethod(VolumeMethod):
         return total
 
     def refine(
-        self, embedding: Tensor, target: Tensor, valid: Tensor, common: torch.Generator, own: torch.Generator
+        self, embedding: Embedding, target: Tensor, valid: Tensor, common: torch.Generator, own: torch.Generator
     ) -> Tensor:
         """The loss (steps,) after each prompt.
 

@@ -110,20 +110,21 @@ class MaskEnhancedAdapter(nn.Module):
         self.add_norm4 = nn.LayerNorm(dim, EPS)  # official checkpoints hold it, nothing uses it
         self.mlp = MLPBlock(dim, int(mlp_ratio * dim))
 
-    def forward(self, image: Tensor, mask: Tensor, image_index: Tensor) -> Tensor:
+    def image_branch(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What depends on the image alone, and serves all prompts and refinements of it: (B, C, T, T, T) -> two of
+        (B, T, T, T, C)."""
+        image0 = self.add_norm3(image.movedim(1, -1))
+        return image0, self.bidirectional_attentions[0].convolve_image(image0)
+
+    def forward(self, branch: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """What the decoder looks at, (P, C, T, T, T).
 
-        What depends on the image alone is computed once per image, however many prompts look at it.
-
         Args:
-            image: (B, C, T, T, T), embedding of the image.
+            branch: `image_branch` of the image that each prompt looks at, (P, T, T, T, C) each.
             mask: (P, C, T, T, T), embedding of the mask prompts, or (1, C, T, T, T) or (1, C, 1, 1, 1) for all.
-            image_index: int64 (P,), the image that each prompt looks at.
         """
-        mask0 = self.add_norm2(mask.expand(-1, -1, *image.shape[2:]).movedim(1, -1))
-        image0 = self.add_norm3(image.movedim(1, -1))
-        convolved = self.bidirectional_attentions[0].convolve_image(image0)[image_index]
-        image0 = image0[image_index]
+        image0, convolved = branch
+        mask0 = self.add_norm2(mask.expand(-1, -1, *image0.shape[1:4]).movedim(1, -1))
         image1, mask1 = image0, mask0
         for i, block in enumerate(self.bidirectional_attentions):
             image1, mask1 = block(image1, mask1, block.convolve_image(image1) if i else convolved)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from samzoo.methods.crop import Boxes, CropMethod, Refinement
 from samzoo.methods.m_sam.network import MSamNetwork
@@ -14,7 +14,7 @@ from samzoo.methods.m_sam.weights import load_args
 from samzoo.sam import ARCHITECTURES_3D, Sam3dConfig
 from samzoo.sam.config import resolve_config
 from samzoo.sam.sam3d import Positions
-from samzoo.types import MethodSpec
+from samzoo.types import Embedding, MethodSpec
 
 REFINEMENT = Refinement(clicks="newest", loss="dice")
 """Of M-SAM's training code. Its "Dice + CE" is Dice alone: the cross entropy of the MONAI that it pins is 0 on one
@@ -105,6 +105,10 @@ class MSAM(CropMethod):
                 parameter.requires_grad_(False)
             if weights is None:
                 rank_zero_warn("MSAM: the frozen image encoder is random; give `weights`, or set freeze_encoder: false")
+
+    def encode(self, x: Tensor) -> Embedding:
+        """See `CropMethod.encode`; with what the adapter makes of the image alone."""
+        return self.sam.image_branch(super().encode(x))
 
     def without_gradient(self) -> list[nn.Module]:
         """See `CropMethod`; and a norm of the adapter that only checkpoints know."""

@@ -14,6 +14,7 @@ from samzoo.errors import ConfigError
 from samzoo.methods.m_sam.adapter import MaskEnhancedAdapter
 from samzoo.methods.m_sam.lora import add_lora
 from samzoo.sam import Sam3d, Sam3dConfig
+from samzoo.types import Embedding
 
 
 class MSamNetwork(Sam3d):
@@ -51,15 +52,22 @@ class MSamNetwork(Sam3d):
         sizes = (config.prompt_embed_dim, config.grid, mea_blocks, mea_heads, mea_mlp_ratio, config.positions)
         self.bidatt = MaskEnhancedAdapter(*sizes) if adapter else None
 
+    def image_branch(self, embedding: Tensor) -> Embedding:
+        """What of the adapter depends on the image alone; without adapter the embedding (B, C, T, T, T) as it is."""
+        return embedding if self.bidatt is None else self.bidatt.image_branch(embedding)
+
     def decode(
-        self, embedding: Tensor, image_index: Tensor, sparse: Tensor, dense: Tensor, masks: bool | Sequence[int]
+        self, embedding: Embedding, image_index: Tensor, sparse: Tensor, dense: Tensor, masks: bool | Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """See `Sam3d.decode`: P prompts on B crops -> logits (P, M, L, L, L) and quality (P, M).
 
         The decoder looks at the adapter's answer instead of the sum of image and mask embedding.
+
+        Args:
+            embedding: `image_branch` of the crops' embedding.
         """
         if self.bidatt is not None:
-            embedding = self.bidatt(embedding, dense, image_index)
+            embedding = self.bidatt(tuple(t[image_index] for t in embedding), dense)
             image_index = torch.arange(len(embedding), device=embedding.device)
             dense = dense.new_zeros(1, embedding.shape[1], 1, 1, 1)
         return super().decode(embedding, image_index, sparse, dense, masks)
