@@ -265,7 +265,8 @@ class SamzooDataModule(LightningDataModule):
             cached = [cache.open(e) for e in entries]
         view = SliceView(entries, cases, self.augment, cached)
         if not slices:
-            view = SlabView(entries, cases, shapes, self.seed, self.volume_augment, self._method.fill)
+            slabs = self._method.spec.unit == "slab"
+            view = SlabView(entries, cases, shapes, self.seed, self.volume_augment, self._method.fill, slabs)
         return self._loader(view, sampler, self.batch_size, collate, torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader | list:

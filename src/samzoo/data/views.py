@@ -91,16 +91,18 @@ class SliceView(Dataset):
 class SlabView(Dataset):
     """Slabs and crops of stored cases, asked for by the `SliceKey` of the slice that they are cut around.
 
-    If a class was drawn, the centre is a random voxel of it on that slice; else any place on it. What would stick out
-    is moved inside. Along an axis on which the volume is smaller than the unit it lies in the middle, and the rest is
-    `fill` in the image (nnU-Net has 0) and background in the label.
+    If a class was drawn, the centre is a random voxel of it on that slice; else any place on it. A slab that would
+    stick out is moved inside, and lies around the middle of a smaller volume; a crop stays where it is, so that the
+    class is in its middle. What lies outside of the volume is `fill` in the image (nnU-Net has 0) and background in the
+    label.
 
     Args:
         entries, cases: of the same cases.
         shapes: per case, (d, h, w) voxels of its units.
         seed: of the places.
         augment: applied to each unit anew; None leaves it as it is.
-        fill: what lies around a volume that is smaller than the unit, in [0, 1].
+        fill: what lies around a volume, in [0, 1].
+        moved_inside: see above; False for crops.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class SlabView(Dataset):
         seed: int,
         augment: VolumeAugment | None = None,
         fill: float = 0.0,
+        moved_inside: bool = True,
     ) -> None:
         self.entries, self.cases, self.shapes, self.seed, self.augment = entries, cases, shapes, seed, augment
-        self.fill = fill
+        self.fill, self.moved_inside = fill, moved_inside
 
     def __len__(self) -> int:
         return sum(c.shape[0] for c in self.cases)
@@ -145,13 +148,16 @@ class SlabView(Dataset):
         """(3,) the unit's first voxel in the case, negative where the unit is larger than the volume."""
         rng = np.random.default_rng((self.seed, *place_key(key.epoch, key.position)))
         room = [full - n for full, n in zip(label.shape, self.shapes[key.case], strict=True)]
-        if key.class_id:
-            voxels = np.argwhere(label[key.slice] == key.class_id)
+        if key.class_id or not self.moved_inside:
+            plane = label[key.slice]
+            voxels = np.argwhere(plane == key.class_id) if key.class_id else np.argwhere(np.ones_like(plane))
             y, x = voxels[rng.integers(len(voxels))]
-            wanted = [c - n // 2 for c, n in zip((key.slice, y, x), self.shapes[key.case], strict=True)]
+            wanted = [int(c) - n // 2 for c, n in zip((key.slice, y, x), self.shapes[key.case], strict=True)]
         else:
             depth = key.slice - self.shapes[key.case][0] // 2
             wanted = [depth, *(rng.integers(max(r, 0) + 1) for r in room[1:])]
+        if not self.moved_inside:
+            return wanted
         return [int(min(max(w, 0), r)) if r >= 0 else -(-r // 2) for w, r in zip(wanted, room, strict=True)]
 
 
