@@ -30,6 +30,9 @@ def test_the_suite_of_the_repository():
         "unet": True,
         "masksam": True,
         "masksam_fixed": True,
+        "sam_med3d": True,
+        "m_sam": True,
+        "m_sam_fixed": True,
     }
     assert len({cell_folder(suite, c) for c in suite.cells}) == len(suite.cells)
 

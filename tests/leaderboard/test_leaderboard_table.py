@@ -92,6 +92,8 @@ def test_tables(tmp_path):
     table = list(csv.DictReader((tmp_path / "leaderboard.csv").open()))
     assert [row["entry"] for row in table] == ["high", "low"]
     assert table[0]["hd95_mm"] == "" and float(table[1]["dice"]) == pytest.approx(0.3)
+    (figure,) = tmp_path.glob("effort_*.png")
+    assert f"]({figure.name})" in text and figure.read_bytes().startswith(b"\x89PNG")
 
 
 def test_dice_as_published_is_shown_where_some_entry_has_it_and_ranks_nothing(tmp_path):

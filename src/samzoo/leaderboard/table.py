@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from samzoo.errors import DataError
-from samzoo.evaluation.records import METRICS, ORDER_OF_AVERAGING, aggregate, read_records
+from samzoo.evaluation.records import METRICS, ORDER_OF_AVERAGING, aggregate, file_name, read_records
+from samzoo.leaderboard.figures import save_effort_figure
 from samzoo.writing import write_atomically
 
 
@@ -109,7 +110,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def write_leaderboard(folder: Path, rows: Sequence[Row], missing: Sequence[str] = ()) -> None:
-    """Write leaderboard.md and leaderboard.csv, each whole or not at all.
+    """Write leaderboard.md and leaderboard.csv and a picture for each data set, each whole or not at all.
 
     Args:
         folder: where they go.
@@ -117,7 +118,13 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], missing: Sequence[str] 
         missing: names of the entries that have no result yet.
     """
     write_atomically(folder / "leaderboard.csv", lambda file: file.write(_csv(rows)))
+    for dataset in {r.dataset for r in rows}:
+        save_effort_figure(folder / _figure(dataset), [r for r in rows if r.dataset == dataset], dataset)
     write_atomically(folder / "leaderboard.md", lambda file: file.write(_markdown(rows, missing)))
+
+
+def _figure(dataset: str) -> str:
+    return f"effort_{file_name(dataset)}.png"
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -165,7 +172,8 @@ def _markdown(rows: Sequence[Row], missing: Sequence[str]) -> str:
     lines.append("- A dash is undefined or not measured.")
     for dataset in sorted({r.dataset for r in rows}):
         own = [r for r in rows if r.dataset == dataset]
-        lines += ["", f"## {dataset}", "", *_table(SCORES + "|Dice as published" * published)]
+        lines += ["", f"## {dataset}", "", f"![Dice and NSD against effort]({_figure(dataset)})", ""]
+        lines += _table(SCORES + "|Dice as published" * published)
         for row in sorted(own, key=lambda r: (r.regime, r.step, -(r.dice if r.dice is not None else -1), r.entry)):
             oracle = [*["classes"] * row.oracle_classes, *[row.oracle_slices] * (row.oracle_slices != "none")]
             cells = [
