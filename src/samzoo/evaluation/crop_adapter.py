@@ -2,9 +2,9 @@
 
 What is seen of a volume follows from what a human has said, never from the truth:
 
-- The first crop of a class lies around its first click (or its box), shifted into the volume. A box that is larger
-  than a crop is tiled with crops that overlap by half, each of which gets its part of the box. An oracle's crop lies
-  around the middle of the structure and is not shifted, as SAM-Med3D has it: it may stick out of the volume.
+- The first crop of a class lies around its first click, its box, or the middle of an oracle's focus, as SAM-Med3D lays
+  it: it may stick out of the volume. A box that is larger than a crop is tiled with crops that overlap by half, each of
+  which gets its part of the box.
 - A later click goes to the crop whose centre is nearest among those in which it does not lie near an inner border.
   Without one, a positive click opens a crop of its own: many lesions are covered click by click. A negative click goes
   to the nearest crop that holds it, and says nothing where no crop lies.
@@ -112,12 +112,14 @@ class CropAdapter(Adapter):
     def _middle(self) -> Corner:
         return tuple(n // 2 for n in self._grid.size)
 
-    def _around(self, middle: Sequence[float]) -> Corner:
-        """The crop around a point of the grid, shifted into the grid."""
-        return self._inside([math.floor(m - self.side / 2) for m in middle])
+    @property
+    def _ends(self) -> list[tuple[int, int]]:
+        """First and one past the last voxel of the volume on the grid, along each axis."""
+        return [(first, first + count) for first, count in zip(self._grid.offset, self._grid.content, strict=True)]
 
-    def _inside(self, corner: Sequence[int]) -> Corner:
-        return tuple(min(max(c, 0), n - self.side) for c, n in zip(corner, self._grid.size, strict=True))
+    def _around(self, voxel: Corner) -> Corner:
+        """The crop in whose middle a voxel lies."""
+        return tuple(i - self.side // 2 for i in voxel)
 
     def _voxel(self, click: Click) -> Corner:
         grid = self._grid
@@ -142,8 +144,10 @@ class CropAdapter(Adapter):
             else:
                 first = math.floor(a)
                 starts.append([first + s for s in window_starts([math.ceil(b) - first], [self.side])[0]])
-        corners = dict.fromkeys(self._inside(corner) for corner in itertools.product(*starts))
-        return [Crop(prompt.class_id, corner, part, self._clipped(near, far, corner)) for corner in corners]
+        return [
+            Crop(prompt.class_id, corner, part, self._clipped(near, far, corner))
+            for corner in itertools.product(*starts)
+        ]
 
     def _clipped(self, near: Sequence[float], far: Sequence[float], corner: Corner) -> GridBox:
         low = tuple(max(a, c) for a, c in zip(near, corner, strict=True))
@@ -169,10 +173,10 @@ class CropAdapter(Adapter):
         return [replace(crop, clicks=(*crop.clicks, (at, click.positive)))]
 
     def _holds(self, corner: Corner, at: Corner, margin: int) -> bool:
-        """A point lies in a crop, and so far from those of its sides that are not the grid's end."""
+        """A point lies in a crop, and so far from those of its sides beyond which the volume goes on."""
         return all(
-            (c if c == 0 else c + margin) <= i < (c + self.side if c + self.side == n else c + self.side - margin)
-            for c, i, n in zip(corner, at, self._grid.size, strict=True)
+            c + margin * (c > low) <= i < c + self.side - margin * (c + self.side < high)
+            for c, i, (low, high) in zip(corner, at, self._ends, strict=True)
         )
 
     # --- answers -------------------------------------------------------------------------------------------------
@@ -197,22 +201,39 @@ class CropAdapter(Adapter):
         for crop in fresh:
             if crop.box is not None:
                 continue
-            answer = (crop.logits[0, 0] > 0).cpu().numpy()
+            answer = self._in_volume(crop)
             for axis, sign in itertools.product(range(3), (-1, 1)):
-                moved = list(crop.corner)
-                moved[axis] += sign * (self.side // 2)
-                corner = self._inside(moved)
-                if len(found) >= left or corner == crop.corner or not answer.take(-(sign > 0), axis).any():
+                corner = self._moved(crop.corner, axis, sign)
+                if len(found) >= left or corner is None or not answer.take(-(sign > 0), axis).any():
                     continue
                 if not any(self._stands_in(c.corner, corner) for c in (*crops, *found) if c.part == crop.part):
                     found.append(self._neighbour(crop, answer, corner))
         return found
 
+    def _in_volume(self, crop: Crop) -> np.ndarray:
+        """bool (l, l, l), the mask of a crop without what of it lies outside of the volume."""
+        answer = (crop.logits[0, 0] > 0).cpu().numpy()
+        middles = (np.arange(len(answer)) + 0.5) * self.side / len(answer)
+        inside = [
+            (low <= c + middles) & (c + middles < high) for c, (low, high) in zip(crop.corner, self._ends, strict=True)
+        ]
+        return answer & inside[0][:, None, None] & inside[1][:, None] & inside[2]
+
+    def _moved(self, corner: Corner, axis: int, sign: int) -> Corner | None:
+        """The crop half a side further along an axis, but not out of the volume; None where the volume ends before."""
+        low, high = self._ends[axis]
+        first = corner[axis]
+        if first <= low if sign < 0 else first + self.side >= high:
+            return None
+        half = self.side // 2
+        first = max(first - half, low) if sign < 0 else min(first + half, high - self.side)
+        return (*corner[:axis], first, *corner[axis + 1 :])
+
     def _stands_in(self, corner: Corner, wanted: Corner) -> bool:
-        """A crop lies nearly where one is wanted, and reaches the grid's ends that it would reach."""
+        """A crop lies nearly where one is wanted, and reaches the volume's ends that it would reach."""
         return all(
-            c == w if w in (0, n - self.side) else abs(c - w) <= self.side // 4
-            for c, w, n in zip(corner, wanted, self._grid.size, strict=True)
+            abs(c - w) <= self.side // 4 and (c <= low or w > low) and (c + self.side >= high or w + self.side < high)
+            for c, w, (low, high) in zip(corner, wanted, self._ends, strict=True)
         )
 
     def _neighbour(self, crop: Crop, answer: np.ndarray, corner: Corner) -> Crop:

@@ -330,7 +330,7 @@ def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_objects(label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One class of those that each crop holds, uniformly.
+    """The class in the middle of each crop, which was cut around it; elsewhere one of those that the crop holds.
 
     Args:
         label: int64 (B, S, S, S).
@@ -341,11 +341,11 @@ def draw_objects(label: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     valid = label != IGNORE
     classes = torch.where(valid, label, 0)
     present = torch.zeros(len(label), IGNORE, dtype=torch.bool, device=label.device)
-    present.scatter_(1, classes.flatten(1), True)
-    present = present[:, 1:].cpu().double()
-    drawn = torch.multinomial(present + (present.sum(1, keepdim=True) == 0), 1, generator=generator) + 1
-    wanted = drawn.to(label.device)[:, :, None, None]
-    return (classes == wanted)[:, None], valid[:, None]
+    present = present.scatter_(1, classes.flatten(1), True)[:, 1:].cpu().double()
+    drawn = torch.multinomial(present + (present.sum(1, keepdim=True) == 0), 1, generator=generator)[:, 0] + 1
+    middle = classes[(slice(None), *(n // 2 for n in label.shape[1:]))]
+    wanted = torch.where(middle > 0, middle, drawn.to(label.device))
+    return (classes == wanted[:, None, None, None])[:, None], valid[:, None]
 
 
 def error_or_foreground_click(
