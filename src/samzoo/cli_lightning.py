@@ -264,7 +264,12 @@ class SamzooCLI(LightningCLI):
                 (case for case in tqdm(loader, desc="predicting", unit="case")),  # no bar before the first case
                 options.out,
                 lambda label, source, target: write_label(
-                    label, source, target, datamodule.source_values, datamodule.slice_axis
+                    label,
+                    source,
+                    target,
+                    datamodule.source_values,
+                    datamodule.slice_axis,
+                    datamodule.decoding.canonical,
                 ),
                 datamodule.class_names,
                 prompts_path=options.prompts,

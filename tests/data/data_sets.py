@@ -293,10 +293,11 @@ def write_msd(root: Path, labels: tuple[str, ...], channels: tuple[str, ...] = (
 
 
 def write_kits(root: Path, place: str = "dataset", label_name: str = "segmentation") -> Path:
-    """Four labelled cases, and one without label; slices along the first axis."""
+    """Four labelled cases, and one without label; axes are z, y, x, all pointing the other way, as in the originals."""
+    affine = np.zeros((4, 4))
+    affine[(2, 1, 0, 3), (0, 1, 2, 3)] = -3.0, -0.9, -0.8, 1.0
     for number in range(5):
         case, label = root / place / f"case_{number:05d}", tumour(number, 3)
-        affine = np.diag((3.0, 0.9, 0.8, 1.0))
         save_nifti(case / "imaging.nii.gz", label.astype(np.int16) * 50 - 100 + number, affine)
         if number < 4:
             save_nifti(case / f"{label_name}.nii.gz", label, affine)

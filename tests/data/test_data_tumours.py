@@ -42,11 +42,11 @@ def test_four_channels_in_their_order(tmp_path):
     assert dm.index.channels == ("FLAIR", "T1", "T1CE", "T2")
 
 
-def test_slices_of_kits_are_along_the_first_axis(tmp_path):
+def test_kits_is_brought_to_depth_height_width(tmp_path):
     cases = test_cases(module("kits23", write_kits(tmp_path / "kits23"), val_fraction=0, test_fraction=1))
     case = cases["case_00002"]
-    assert case.label.shape == (12, 8, 10) and case.spacing == pytest.approx((3.0, 0.8, 0.9))
-    np.testing.assert_array_equal(case.label, tumour(2, 3).transpose(0, 2, 1))
+    assert case.label.shape == (12, 10, 8) and case.spacing == pytest.approx((3.0, 0.9, 0.8))
+    np.testing.assert_array_equal(case.label, np.flip(tumour(2, 3)))
 
 
 def test_kits_root_may_be_the_folder_of_cases_and_an_image_may_be_missing(tmp_path):

@@ -46,6 +46,9 @@ class SamzooDataModule(LightningDataModule):
             names background and ignore are special. Values left out become background. Default is the data set's own
             table.
         slice_axis: File axis (0, 1, 2) whose slices 2D methods see; default the last.
+        canonical: Turn volumes so that W, H, D are x, y, z (to the right, to the front, upwards), whatever order and
+            direction of axes in the file; the closest ones, where it lies oblique. slice_axis then counts x, y, z.
+            SAM-Med3D and M-SAM expect it. Prompts are in voxels of the turned volume; predictions are turned back.
         pictures: Convert pictures to grey or rgb; auto takes the first picture's channels for all.
         pixel_mm: Size of a picture's pixel in mm; with the default 1, distances of pictures are in pixels.
         max_side: Pictures with a longer side are reduced to it on decoding, which makes store and training smaller;
@@ -95,6 +98,7 @@ class SamzooDataModule(LightningDataModule):
         intensity: Intensity = Intensity(),  # noqa: B008 frozen
         classes: dict[str, int | list[int]] | None = None,
         slice_axis: int = 2,
+        canonical: bool = False,
         pictures: Literal["auto", "grey", "rgb"] = "auto",
         pixel_mm: float = 1.0,
         max_side: int | None = None,
@@ -168,6 +172,7 @@ class SamzooDataModule(LightningDataModule):
             pictures=pictures,
             pixel_mm=pixel_mm,
             max_side=max_side,
+            canonical=canonical,
         )
         self.store = Store(self.index, self.decoding, store_dtype)
 

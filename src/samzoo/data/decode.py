@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from samzoo.data.arrays import holds_arrays, read_arrays
+from samzoo.data.axes import PICTURE, Axes, file_axes
 from samzoo.data.files import Array, read_array
 from samzoo.data.index import PICTURE_ENDINGS, CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import ConfigError, DataError
@@ -45,6 +46,11 @@ class DecodeSettings:
     pictures: str = "auto"
     pixel_mm: float = 1.0
     max_side: int | None = None
+    canonical: bool = False
+
+    def axes(self, array: Array) -> Axes:
+        """Of a file. Raises ConfigError: no such slice axis."""
+        return PICTURE if array.flat else file_axes(array.affine, self.slice_axis, self.canonical)
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,15 @@ def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> D
     """
     loaded = load(entry, index, settings.pictures)
     first, label = loaded.parts[0], loaded.label
+    axes = settings.axes(first)  # all files are on the same grid
     if label is not None:
-        label = to_case_axes(label, first, settings.slice_axis)
+        label = axes.to_case(label)
     stacked = [(part, channel) for part in loaded.parts for channel in part.data]
     chosen = [stacked[c] for c in settings.channels]
-    image = np.empty((len(chosen), *to_case_axes(first.data[0], first, settings.slice_axis).shape), dtype=np.float32)
+    image = np.empty((len(chosen), *axes.to_case(first.data[0]).shape), dtype=np.float32)
     for position, (part, channel) in enumerate(chosen):
         scaled = _scale(channel, part, settings, position, entry)
-        image[position] = to_case_axes(scaled, part, settings.slice_axis)
+        image[position] = axes.to_case(scaled)
     spacing = case_spacing(first, settings)
     if first.flat and settings.max_side is not None and max(image.shape[2:]) > settings.max_side:
         image, label, spacing = _reduce(image, label, spacing, settings.max_side)
@@ -145,24 +152,7 @@ def case_spacing(array: Array, settings: DecodeSettings) -> tuple[float, float, 
     """mm along D, H, W."""
     if array.flat:
         return (1.0, settings.pixel_mm, settings.pixel_mm)
-    return tuple(array.spacing[a] for a in axis_order(settings.slice_axis))
-
-
-def axis_order(slice_axis: int) -> tuple[int, int, int]:
-    """File axes that become D, H, W: the slice axis, then the others from last to first (so that x is the first)."""
-    if slice_axis not in (0, 1, 2):
-        raise ConfigError(f"data.slice_axis must be 0, 1 or 2, not {slice_axis}")
-    return (slice_axis, *(a for a in (2, 1, 0) if a != slice_axis))
-
-
-def to_case_axes(array: np.ndarray, source: Array, slice_axis: int) -> np.ndarray:
-    """(i, j, k) of a file -> (D, H, W); a picture is in that order already."""
-    return array if source.flat else array.transpose(axis_order(slice_axis))
-
-
-def to_file_axes(array: np.ndarray, slice_axis: int) -> np.ndarray:
-    """(D, H, W) -> (i, j, k) of the NIfTI file that the case came from."""
-    return array.transpose(np.argsort(axis_order(slice_axis)))
+    return tuple(array.spacing[a] for a in settings.axes(array).order)
 
 
 def check_same_grid(path: Path, array: Array, reference_path: Path, reference: Array) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from samzoo.data.decode import Loaded, axis_order, to_case_axes
+from samzoo.data.axes import Axes
+from samzoo.data.decode import Loaded
 from samzoo.writing import write_atomically
 
 SIDE = 448
@@ -17,24 +18,24 @@ LEGEND = 160
 GOLDEN_RATIO = 0.618034
 
 
-def save_overlay(path: Path, loaded: Loaded, names: Sequence[str], slice_axis: int) -> None:
+def save_overlay(path: Path, loaded: Loaded, names: Sequence[str], axes: Axes) -> None:
     """Write a PNG: the middle slice of the foreground as it is, and again with the label in colours and a legend.
 
-    Voxel axes are shown as they are in the file (a NIfTI's second axis points down), pixels in their true proportion.
+    Voxel axes are shown as they are in the case (a NIfTI's second axis points down), pixels in their true proportion.
     """
     first = loaded.parts[0]
-    label = to_case_axes(loaded.label, first, slice_axis)
+    label = axes.to_case(loaded.label)
     held = np.flatnonzero(((label > 0) & (label < 255)).any((1, 2)))
     z = int(held[len(held) // 2]) if len(held) else len(label) // 2
     plane = label[z]
     channels = first.data if first.flat and len(first.data) == 3 else [first.data[0]] * 3
-    rgb = np.stack([_shade(to_case_axes(c, first, slice_axis)[z], first.full_range) for c in channels], axis=-1)
+    rgb = np.stack([_shade(axes.to_case(c)[z], first.full_range) for c in channels], axis=-1)
     present = [k for k in np.unique(plane).tolist() if k]
     tinted = rgb.copy()
     for k in present:
         tinted[plane == k] = 0.55 * rgb[plane == k] + 0.45 * np.array(_colour(k))
 
-    spacing = (1.0, 1.0) if first.flat else tuple(first.spacing[a] for a in axis_order(slice_axis)[1:])
+    spacing = (1.0, 1.0) if first.flat else tuple(first.spacing[a] for a in axes.order[1:])
     extent = np.array(plane.shape) * spacing
     height, width = (int(max(1, round(v))) for v in extent * SIDE / extent.max())
     sheet = Image.new("RGB", (2 * width + LEGEND, max(height, 14 * (len(present) + 2))))

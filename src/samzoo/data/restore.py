@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from samzoo.data.decode import to_file_axes
+from samzoo.data.axes import file_axes
 from samzoo.data.disk import disk_errors
 from samzoo.data.index import VOLUME_ENDINGS
 from samzoo.errors import DataError
@@ -35,7 +35,12 @@ def source_label(label: np.ndarray, source_values: Sequence[int]) -> np.ndarray:
 
 
 def write_label(
-    label: np.ndarray, source: str | Path, target: Path, source_values: Sequence[int], slice_axis: int
+    label: np.ndarray,
+    source: str | Path,
+    target: Path,
+    source_values: Sequence[int],
+    slice_axis: int,
+    canonical: bool = False,
 ) -> None:
     """Write a predicted label map, whole or not at all: NIfTI with the source's exact affine and axes, or PNG.
 
@@ -44,16 +49,16 @@ def write_label(
         source: the case's image file.
         target: file to write; .nii or .nii.gz for volumes, .png for pictures.
         source_values: (K + 1,), `SamzooDataModule.source_values`.
-        slice_axis: `SamzooDataModule.slice_axis`.
+        slice_axis, canonical: of the same names of `SamzooDataModule.decoding`.
 
     Raises:
         DataError: the label doesn't have the source's shape, or the disk is full.
     """
     with disk_errors(target.parent):
-        _write(source_label(label, source_values), source, target, slice_axis)
+        _write(source_label(label, source_values), source, target, slice_axis, canonical)
 
 
-def _write(values: np.ndarray, source: str | Path, target: Path, slice_axis: int) -> None:
+def _write(values: np.ndarray, source: str | Path, target: Path, slice_axis: int, canonical: bool) -> None:
     ending = ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".writing-", suffix=ending, dir=target.parent)
@@ -61,7 +66,7 @@ def _write(values: np.ndarray, source: str | Path, target: Path, slice_axis: int
     try:
         if is_volume(source):
             image = nib.load(source)
-            values = to_file_axes(values, slice_axis)
+            values = file_axes(image.affine, slice_axis, canonical).to_file(values)
             if values.shape != (*image.shape, 1, 1)[:3]:
                 raise DataError(f"{source}: has shape {image.shape}, the prediction {values.shape}")
             values = np.ascontiguousarray(values).reshape((*image.shape, 1, 1)[: max(2, min(image.ndim, 3))])

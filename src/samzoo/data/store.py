@@ -83,7 +83,7 @@ class Store:
             "root": str(index.root.resolve()),
             "table": _meaning(index.table),
             "channels": index.channels,
-            "settings": asdict(settings),
+            "settings": _decoding(settings),
             "dtype": dtype,
         }
         self.signature = digest(content)
@@ -179,6 +179,14 @@ def source_signature(entry: CaseEntry) -> str:
             raise DataError(f"{path}: file of case {entry.id!r} is missing") from None
         content.append((str(path.resolve()), stat.st_size, stat.st_mtime_ns, class_id))
     return digest(content)
+
+
+def _decoding(settings: DecodeSettings) -> dict[str, object]:
+    """Without `canonical` as it was before there was that setting."""
+    content = asdict(settings)
+    if not settings.canonical:
+        del content["canonical"]
+    return content
 
 
 def _meaning(table: ClassTable) -> list[object]:

@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data import archives
-from samzoo.data.decode import Loaded, load
+from samzoo.data.axes import Axes, axis_order
+from samzoo.data.decode import DecodeSettings, Loaded, load
 from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
 from samzoo.data.overlays import save_overlay
 from samzoo.data.readers import read_index
@@ -147,7 +148,7 @@ def _verify_index(
     result.classes = {name: list(values) for name, values in index.table.values.items()}
     for note in index.notes:
         result.warn(note)
-    slice_axis = settings.get("slice_axis", 2)
+    decoding = DecodeSettings(slice_axis=settings.get("slice_axis", 2), canonical=settings.get("canonical", False))
     for entry in tqdm(index.entries, desc=f"verifying {index.name}", unit="case", disable=not progress, leave=False):
         try:
             loaded = load(entry, index, settings.get("pictures", "auto"))
@@ -156,10 +157,11 @@ def _verify_index(
             continue
         facts = _facts(entry, loaded, index)
         result.cases.append(facts)
-        _check_case(result, facts, loaded, slice_axis)
+        axes = decoding.axes(loaded.parts[0])
+        _check_case(result, facts, loaded, axes, decoding.slice_axis)
         if overlays is not None and loaded.label is not None:
-            save_overlay(overlays / f"{entry.id}.png", loaded, index.table.names, slice_axis)
-    _check_whole(result, index)
+            save_overlay(overlays / f"{entry.id}.png", loaded, index.table.names, axes)
+    _check_whole(result, index, decoding.canonical)
 
 
 def _facts(entry: CaseEntry, loaded: Loaded, index: DatasetIndex) -> CaseFacts:
@@ -184,7 +186,7 @@ def _facts(entry: CaseEntry, loaded: Loaded, index: DatasetIndex) -> CaseFacts:
     )
 
 
-def _check_case(result: Report, facts: CaseFacts, loaded: Loaded, slice_axis: int) -> None:
+def _check_case(result: Report, facts: CaseFacts, loaded: Loaded, axes: Axes, slice_axis: int) -> None:
     if facts.voxels == {}:
         result.warn("label is empty: no voxel of any class", facts.id)
     if facts.intensity[0] == facts.intensity[1]:
@@ -197,16 +199,17 @@ def _check_case(result: Report, facts: CaseFacts, loaded: Loaded, slice_axis: in
     if not loaded.parts[0].flat:
         if min(facts.spacing_mm) < low or max(facts.spacing_mm) > high:
             result.warn(f"spacing {facts.spacing_mm} mm is unusual; is it in mm?", facts.id)
-        if max(facts.spacing_mm) > MAX_ANISOTROPY * facts.spacing_mm[slice_axis]:
+        if max(facts.spacing_mm) > MAX_ANISOTROPY * facts.spacing_mm[axes.order[0]]:
             thick = int(np.argmax(facts.spacing_mm))
+            better = axis_order(slice_axis)[axes.order.index(thick)]
             result.warn(
-                f"slices are cut along file axis {slice_axis}, but axis {thick} has the thick slices (spacing "
-                f"{facts.spacing_mm} mm); consider data.slice_axis: {thick}",
+                f"slices are cut along file axis {axes.order[0]}, but axis {thick} has the thick slices (spacing "
+                f"{facts.spacing_mm} mm); consider data.slice_axis: {better}",
                 facts.id,
             )
 
 
-def _check_whole(result: Report, index: DatasetIndex) -> None:
+def _check_whole(result: Report, index: DatasetIndex, canonical: bool) -> None:
     """What only shows over all cases: presence of classes, equal images, orientations, patients."""
     labelled = [c for c in result.cases if c.voxels is not None]
     names = index.table.names
@@ -236,10 +239,11 @@ def _check_whole(result: Report, index: DatasetIndex) -> None:
             else:
                 result.warn(f"cases hold the same image: {listed}")
     orientations = Counter(c.orientation for c in result.cases if c.orientation)
-    if len(orientations) > 1:
+    if len(orientations) > 1 and not canonical:
         listed = ", ".join(f"{o} {n}" for o, n in orientations.items())
         result.warn(
-            f"voxel axes point different ways ({listed}): slices are not the same anatomical plane in all cases"
+            f"voxel axes point different ways ({listed}): slices are not the same anatomical plane in all cases; "
+            "data.canonical: true brings all to the same one"
         )
 
 
