@@ -98,6 +98,32 @@ def test_one_encoding_serves_all_clicks_on_a_crop_and_all_regimes():
     assert {r.oracle_slices for r in result.records} == {"crop"}
 
 
+def test_an_oracles_crop_is_the_only_one():
+    """Of three lesions that no crop holds together, the one in the middle is seen; the others count as missed."""
+    lesions = [part((18, 22), (28, 32), (x, x + 4)) for x in (4, 38, 72)]
+    method, case = Crops(), bright_case((40, 60, 80), *lesions)
+    result = score(method, case, "clicks_3d_oracle_crop", "clicks_3d_published", steps=3)
+    assert sum(method.encoded) == 1
+    assert {r.tp for r in result.records} == {64} and {r.fn for r in result.records} == {128}
+    assert {r.effort for r in result.records} == {1}, "nothing in the crop is left to be clicked at"
+    outer = bright_case((40, 60, 80), lesions[0], lesions[2])
+    result = score(method, outer, "clicks_3d_published", steps=2)
+    assert {(r.tp, r.effort) for r in result.records} == {(0, 0)}, "nothing to click at in the middle"
+
+
+def test_what_followed_from_an_answer_goes_with_it():
+    case = bright_case((40, 60, 80), LONG)
+    first = CasePrompt(1, clicks=(Click(22, 33, 40, True),), effort=1)
+    method = Crops()
+    session = CaseSession(method, case)
+    (answer,) = session.segment([first])
+    corrected = replace(first, clicks=(*first.clicks, Click(22, 33, 42, False)))
+    (second,) = session.segment([corrected], [answer])
+    followed = [c for c in second.crops if c.parent is not None]
+    assert len(answer.crops) > 1 and all(any(c.parent == p.corner for p in second.crops) for c in followed)
+    assert not {id(c) for c in answer.crops} & {id(c) for c in second.crops}, "all were asked anew or forgotten"
+
+
 def test_an_oracle_moves_the_first_crop():
     """The structure's middle, in which nobody can click at first, lies in the dark."""
     case = bright_case((40, 60, 60), part((20, 24), (30, 34), (20, 22)), part((20, 24), (30, 34), (30, 32)))

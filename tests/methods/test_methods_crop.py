@@ -224,13 +224,44 @@ def test_crops_without_object_teach_nothing_and_ignored_voxels_count_for_nothing
     target = torch.zeros(2, 1, 8, 8, 8, dtype=torch.bool)
     target[0, :, 2:5] = True
     valid = torch.ones_like(target)
-    one = method.loss(logits[:1], target[:1], valid[:1])
-    torch.testing.assert_close(method.loss(logits, target, valid), one)
-    assert method.loss(logits, torch.zeros_like(target), valid) == 0
+    weights = method._weights(target)
+    one = method.loss(logits[:1], target[:1], valid[:1], torch.ones(1))
+    torch.testing.assert_close(method.loss(logits, target, valid, weights), one)
+    assert method._weights(torch.zeros_like(target)).tolist() == [0, 0]
     valid[0, :, 6:] = False
     changed = logits.clone()
     changed[0, :, 6:] += 5
-    torch.testing.assert_close(method.loss(changed, target, valid), method.loss(logits, target, valid))
+    torch.testing.assert_close(
+        method.loss(changed, target, valid, weights), method.loss(logits, target, valid, weights)
+    )
+
+
+def test_steps_without_click_are_those_of_sam_med3d():
+    """Of 11: one of the third to the ninth, and the last; the same in every process."""
+    method = make(SAMMed3D, refinement={"steps": 11, "steps_without_click": True})
+    drawn = [method._steps_without_click(seeded_generator(0, i)) for i in range(60)]
+    assert all(10 in silent and len(silent) == 2 for silent in drawn)
+    assert {min(silent) for silent in drawn} == set(range(2, 9))
+    told = []
+    method.answer = lambda *args, answer=method.answer: told.append(args[2:4]) or answer(*args)
+    target, valid = draw_objects(crops().label, seeded_generator(0))
+    method.refine(method.encode(crops().image), target, valid, seeded_generator(1), seeded_generator(2))
+    silent = [points is None and labels is None for points, labels in told]
+    assert silent[-1] and sum(silent) == 2
+    method = make(SAMMed3D, refinement={"steps": 2, "steps_without_click": True})
+    assert method._steps_without_click(seeded_generator(0)) == set()
+
+
+def test_box_vectors_that_nothing_teaches_are_refused():
+    with pytest.raises(ConfigError, match="box_fraction above 0"):
+        make(SAMMed3D, boxes="corners")
+
+
+def test_the_object_is_the_class_in_the_middle_of_the_crop():
+    label = torch.zeros(2, 8, 8, 8, dtype=torch.long)
+    label[:, :2], label[0, 4, 4, 4] = 2, 1
+    targets = [draw_objects(label, seeded_generator(seed))[0] for seed in range(5)]
+    assert all(torch.equal(t[0, 0], label[0] == 1) and torch.equal(t[1, 0], label[1] == 2) for t in targets)
 
 
 def test_pictures_of_two_channels_are_refused_by_a_network_of_one():

@@ -15,7 +15,7 @@ from torch import Tensor
 from samzoo.errors import ConfigError
 from samzoo.geometry import Grid
 from samzoo.methods.base import Method
-from samzoo.types import Case, CasePrompt, Embedding, Prompts, State
+from samzoo.types import Box, Case, CasePrompt, Embedding, Prompts, State
 
 
 @dataclass
@@ -115,6 +115,10 @@ class Adapter(ABC):
     @abstractmethod
     def label_map_without_prompts(self, look: Callable[[int, Tensor], None] | None = None) -> np.ndarray:
         """uint8 (D, H, W) from class logits; see `CaseSession.label_map`."""
+
+    def seen(self, focus: Box) -> tuple[slice, ...]:
+        """What of the case's voxels an oracle's crop around the middle of `focus` shows; everything, without crops."""
+        return (slice(None),) * 3
 
     def own_points(self) -> dict[int, np.ndarray]:
         """See `CaseSession.own_points`."""

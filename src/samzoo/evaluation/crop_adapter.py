@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samzoo.errors import ConfigError
 from samzoo.evaluation.adapter import Adapter, Cost, Inference
 from samzoo.evaluation.crops import Crop, CropAnswer, GridBox, NativePart
 from samzoo.evaluation.windows import Corner, importance_map, native_part, window_starts
@@ -65,7 +66,7 @@ class CropAdapter(Adapter):
         self._answer(crops, boxed, prompts)
         for clicked in itertools.zip_longest(*clicks):
             each = zip(prompts, clicked, crops, strict=True)
-            told = [[] if click is None else self._told(prompt, click, own) for prompt, click, own in each]
+            told = [[] if click is None else self._clicked(prompt, click, own) for prompt, click, own in each]
             self._answer(crops, told, prompts)
         return [
             CropAnswer(self.case.shape, prompt, tuple(own), self._parts(own, before.parts if before else None))
@@ -88,8 +89,8 @@ class CropAdapter(Adapter):
         return label
 
     def label_map_without_prompts(self, look: Callable[[int, Tensor], None] | None = None) -> np.ndarray:
-        """Methods on crops know where to look by prompts only."""
-        raise self._no_prompts()
+        """Raises ConfigError: methods on crops know where to look by prompts only."""
+        raise ConfigError(f"{self.method.spec.name} answers prompts only; give clicks or boxes")
 
     def encode_one(self) -> None:
         """The crop in the middle of the volume."""
@@ -124,7 +125,12 @@ class CropAdapter(Adapter):
     def _voxel(self, click: Click) -> Corner:
         grid = self._grid
         rates = zip((click.z, click.y, click.x), grid.native, grid.content, grid.offset, strict=True)
-        return tuple(math.floor((i + 0.5) * content / native) + offset for i, native, content, offset in rates)
+        return tuple(int(self._places(native, content, offset)[i]) for i, native, content, offset in rates)
+
+    @staticmethod
+    def _places(native: int, content: int, offset: int) -> np.ndarray:
+        """(native,) voxel of the grid that each voxel of the case lies in, along one axis."""
+        return np.floor((np.arange(native) + 0.5) * content / native).astype(int) + offset
 
     def _on_grid(self, box: Box) -> GridBox:
         grid = self._grid
@@ -153,24 +159,35 @@ class CropAdapter(Adapter):
         low = tuple(max(a, c) for a, c in zip(near, corner, strict=True))
         return low, tuple(min(b, c + self.side) for b, c in zip(far, corner, strict=True))
 
-    def _told(self, prompt: CasePrompt, click: Click, crops: list[Crop]) -> list[Crop]:
-        """The crop that a click goes to, with it; none where a negative click has nothing to correct."""
+    def seen(self, focus: Box) -> tuple[slice, ...]:
+        """See `Adapter.seen`: voxels whose middle lies in the crop."""
+        grid, parts = self._grid, []
+        for corner, native, content, offset in zip(
+            self._focused(focus), grid.native, grid.content, grid.offset, strict=True
+        ):
+            inside = np.flatnonzero(np.isin(self._places(native, content, offset), corner + np.arange(self.side)))
+            parts.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0))
+        return tuple(parts)
+
+    def _focused(self, focus: Box) -> Corner:
+        near, far = self._on_grid(focus)
+        return corner_around([math.floor(a) for a in near], [math.ceil(b) for b in far], self.method.window)
+
+    def _clicked(self, prompt: CasePrompt, click: Click, crops: list[Crop]) -> list[Crop]:
+        """The crop that a click goes to, with it; none where it says nothing."""
         at = self._voxel(click)
-        margin = self.side // 8 if click.positive and prompt.focus is None else 0
-        known = list(crops)
+        known, margin = list(crops), self.side // 8 if click.positive else 0
         if prompt.focus is not None:
-            near, far = self._on_grid(prompt.focus)
-            corner = corner_around([math.floor(a) for a in near], [math.ceil(b) for b in far], self.method.window)
-            if all(crop.corner != corner for crop in crops):
-                known.append(Crop(prompt.class_id, corner))
+            margin = 0
+            known = known or [Crop(prompt.class_id, self._focused(prompt.focus))]
         holding = [c for c in known if self._holds(c.corner, at, margin)]
         if holding:
             crop = min(holding, key=lambda c: math.dist(at, [n + self.side / 2 for n in c.corner]))
-        elif click.positive:
+        elif click.positive and prompt.focus is None:
             crop = Crop(prompt.class_id, self._around(at))
         else:
             return []
-        return [replace(crop, clicks=(*crop.clicks, (at, click.positive)))]
+        return [replace(crop, clicks=(*crop.clicks, (at, click.positive)), parent=None)]
 
     def _holds(self, corner: Corner, at: Corner, margin: int) -> bool:
         """A point lies in a crop, and so far from those of its sides beyond which the volume goes on."""
@@ -191,12 +208,13 @@ class CropAdapter(Adapter):
             told = []
             for own, new, prompt in zip(crops, fresh, prompts, strict=True):
                 for crop in new:
+                    own[:] = _without_descendants(own, crop.corner)
                     _put(own, crop)
                 told.append([] if prompt.focus else self._followed(own, new))
 
     def _followed(self, crops: Sequence[Crop], fresh: Sequence[Crop]) -> list[Crop]:
         """Neighbours of answered crops, where the structure goes on; none where a crop of the class lies already."""
-        left = self.inference.extensions - sum(crop.added for crop in crops)
+        left = self.inference.extensions - sum(crop.parent is not None for crop in crops)
         found: list[Crop] = []
         for crop in fresh:
             if crop.box is not None:
@@ -248,7 +266,7 @@ class CropAdapter(Adapter):
         )
         start = torch.zeros_like(crop.logits)
         start[0, 0][there] = crop.logits[0, 0][here]
-        return Crop(crop.class_id, corner, crop.part, None, ((at, True),), True, None, {"low_res": start})
+        return Crop(crop.class_id, corner, crop.part, None, ((at, True),), crop.corner, None, {"low_res": start})
 
     def _decode(self, crops: Sequence[Crop]) -> Iterator[tuple[Crop, Crop]]:
         """Each crop as it was asked, and answered; many to a call."""
@@ -365,3 +383,12 @@ def _put(crops: list[Crop], crop: Crop) -> None:
             crops[i] = crop
             return
     crops.append(crop)
+
+
+def _without_descendants(crops: Sequence[Crop], corner: Corner) -> list[Crop]:
+    """Without those that followed from the answer at a place, or from one of them."""
+    gone, kept = {corner}, list(crops)
+    while followed := [c for c in kept if c.parent in gone]:
+        gone = {c.corner for c in followed}
+        kept = [c for c in kept if c not in followed]
+    return kept

@@ -20,20 +20,21 @@ class Crop:
     """One crop of one class: what it was told and, once it was decoded, what was answered.
 
     Args:
-        part: crops of different boxes are answered for themselves, and their masks united.
+        part: number of the box that it belongs to, -1 for none; crops of different parts are answered for themselves,
+            and their masks united.
         box: the part of the box that lies in it, on the method's grid.
         clicks: voxel on the method's grid and whether it is positive, in the order in which they were made.
-        added: it follows a structure out of another crop.
+        parent: where the crop lies out of which it follows a structure; None if it was laid by a prompt.
         logits: (1, 1, l, l, l).
         state: what the method handed on, tensors of one row; before the first answer, what it starts from.
     """
 
     class_id: int
     corner: Corner
-    part: int = 0
+    part: int = -1
     box: GridBox | None = None
     clicks: tuple[tuple[Corner, bool], ...] = ()
-    added: bool = False
+    parent: Corner | None = None
     logits: Tensor | None = None
     state: State | None = None
 

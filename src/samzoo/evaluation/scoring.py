@@ -15,7 +15,7 @@ from samzoo.evaluation.session import CaseSession
 from samzoo.methods.base import Method
 from samzoo.metrics import Overlap, Surface, overlap, surface
 from samzoo.prompts.io import PromptBook
-from samzoo.prompts.regimes import Regime
+from samzoo.prompts.regimes import Regime, within
 from samzoo.types import IGNORE, Case, CasePrompt, MethodSpec
 
 
@@ -190,10 +190,14 @@ class _Walk:
 
     def _first(self, regime: Regime, class_id: int) -> CasePrompt:
         truth = self.label == class_id
-        return regime.first(truth, class_id, self.case.spacing, self.settings.seed, self.case.id, self.valid)
+        settings, seen = self.settings, self.session.seen
+        return regime.first(truth, class_id, self.case.spacing, settings.seed, self.case.id, self.valid, seen)
 
     def _next(self, regime: Regime, prompt: CasePrompt, answer: Answer) -> CasePrompt:
         truth, answered = self.label == prompt.class_id, self._kept(answer.mask)
+        if prompt.focus is not None:
+            part = self.session.seen(prompt.focus)
+            truth, answered = within(truth, part), within(answered, part)
         return regime.next(prompt, truth, answered, self.case.spacing, self.settings.seed, self.case.id)
 
     def _kept(self, mask: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from samzoo.evaluation.slab_adapter import SlabAdapter
 from samzoo.evaluation.slice_adapter import SliceAdapter
 from samzoo.geometry import Grid
 from samzoo.methods.base import Method
-from samzoo.types import Case, CasePrompt
+from samzoo.types import Box, Case, CasePrompt
 
 ADAPTERS = {"slice": SliceAdapter, "slab": SlabAdapter, "crop": CropAdapter}
 """By `MethodSpec.unit`."""
@@ -66,6 +66,10 @@ class CaseSession:
     def grid(self) -> Grid | None:
         """See `Adapter.grid`."""
         return self._adapter.grid
+
+    def seen(self, focus: Box) -> tuple[slice, ...]:
+        """See `Adapter.seen`."""
+        return self._adapter.seen(focus)
 
     @torch.no_grad()
     def own_points(self) -> dict[int, np.ndarray]:

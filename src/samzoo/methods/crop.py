@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from samzoo.errors import ConfigError
 from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.volume import VolumeMethod
 from samzoo.prompts.batched import mask_boxes, random_error_clicks
-from samzoo.sam import LoadReport, Sam3d, load_weights
+from samzoo.sam import WEIGHTS, LoadReport, Sam3d, load_weights
 from samzoo.types import IGNORE, Batch, Embedding, Prompts, State
 
 Clicks = Literal["newest", "all"]
@@ -24,6 +25,8 @@ Clicks = Literal["newest", "all"]
 Boxes = Literal["centre", "corners"]
 """A box is a click in its middle, or two corner tokens of their own, which no public weights but those of a challenge
 branch of SAM-Med3D hold."""
+
+CORNER_VECTORS = ("prompt_encoder.point_embeddings.2", "prompt_encoder.point_embeddings.3")
 
 CONSTANT = 1e-6
 """Deviation of a crop, of values in [0, 1], up to which all its voxels count as equal."""
@@ -81,11 +84,14 @@ class CropMethod(VolumeMethod):
         load_args: of `load_weights`.
         spacing: mm of the method's isotropic grid; None takes volumes as they are.
         zero: where the file's 0 lies in [0, 1]: 0.5 for CT with a window of -1000 to 1000 HU, 0 for MR. Only voxels
-            above it count for mean and deviation of a crop, and what lies around a volume is filled with it.
+            above it count for mean and deviation of a crop, and what lies around a volume is filled with it. None:
+            `file_zero`.
+        file_zero: what the data set says of it; linked by the command line.
         boxes, refinement: see above.
         lr, lr_decoder: of what works on the image, and of prompt encoder and mask decoder.
         lr_drop_at: epochs from which on both rates are a tenth (once more).
         weight_decay: of AdamW.
+        freeze_encoder: the image encoder keeps its weights (but what a method adds to it).
         method_args: of `VolumeMethod`.
 
     Raises:
@@ -100,18 +106,21 @@ class CropMethod(VolumeMethod):
         *,
         load_args: Mapping[str, Any],
         spacing: float | None,
-        zero: float,
+        zero: float | None,
+        file_zero: float,
         boxes: Boxes,
         refinement: Refinement,
         lr: float,
         lr_decoder: float,
         lr_drop_at: tuple[int, ...],
         weight_decay: float,
+        freeze_encoder: bool,
         **method_args,
     ) -> None:
         side = sam.config.image_size
         grid = None if spacing is None else (spacing,) * 3
         super().__init__((side,) * 3, grid, sam.config.in_channels, **method_args)
+        zero = file_zero if zero is None else zero
         if not 0 <= zero <= 1:
             raise ConfigError(f"{self.spec.name}: zero must be between 0 and 1, got {zero}")
         self.sam = sam
@@ -125,8 +134,37 @@ class CropMethod(VolumeMethod):
             self.load_report = report = load_weights(sam, weights, **load_args)
             self.base_sha256 = report.sha256
             self.not_in_base = frozenset(f"sam.{key}" for key in report.new)
+        self._check_weights(weights)
         for module in self.without_gradient():
             module.requires_grad_(False)
+        self.freeze_encoder = freeze_encoder
+        if freeze_encoder:
+            for parameter in self.encoder_parameters():
+                parameter.requires_grad_(False)
+            if weights is None:
+                name = self.spec.name
+                rank_zero_warn(f"{name}: the frozen image encoder is random; give `weights`, or freeze_encoder: false")
+        else:
+            self.spec = replace(self.spec, frozen="nothing")
+
+    def _check_weights(self, weights: str | None) -> None:
+        """Raises ConfigError: box prompts that nothing has taught. Warns of public weights that do not suit."""
+        name, report = self.spec.name, self.load_report
+        untaught = report is None or any(key.startswith(CORNER_VECTORS) for key in report.new)
+        if self.boxes == "corners" and self.refinement.box_fraction == 0 and untaught:
+            raise ConfigError(
+                f"{name}: with boxes corners, box prompts have vectors of their own, which these weights do not hold "
+                "and training without boxes does not teach: set refinement.box_fraction above 0, or boxes to centre"
+            )
+        if weights in WEIGHTS and self.sam.config.positions == "intended":
+            rank_zero_warn(f"{name}: {weights} were trained with positions: published, and answer wrongly without")
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """What `freeze_encoder` freezes."""
+        return list(self.sam.image_encoder.parameters())
+
+    def frozen_modules(self) -> Sequence[nn.Module]:
+        return (self.sam.image_encoder,) if self.freeze_encoder else ()
 
     def without_gradient(self) -> list[nn.Module]:
         """Modules that no training step uses: one mask is asked for, whose quality nobody looks at, and there always
@@ -232,6 +270,7 @@ class CropMethod(VolumeMethod):
             common, own: generators, see `training_step`.
         """
         index = torch.arange(len(target), device=target.device)
+        weights = self._weights(target)
         with_box = bool(torch.rand((), generator=common) < self.refinement.box_fraction)
         silent = self._steps_without_click(common)
         prediction, low_res = torch.zeros_like(target), None
@@ -250,7 +289,7 @@ class CropMethod(VolumeMethod):
                 told = self._told(Prompts(index, index, points, labels, boxes), first=low_res is None)
             logits = self.answer(embedding, index, *told, low_res)
             full = F.interpolate(logits.float(), target.shape[2:], mode="trilinear", align_corners=False)
-            losses.append(self.loss(full, target, valid))
+            losses.append(self.loss(full, target, valid, weights))
             prediction = full.detach() > self.refinement.click_threshold
             low_res = logits.detach() if self.refinement.detach else logits
         absent = [] if with_box else [p for module in self._corners() for p in module.parameters()]
@@ -263,21 +302,28 @@ class CropMethod(VolumeMethod):
         drawn = int(torch.randint(2, max(3, steps - 2), (), generator=generator))  # of 11 steps: 2 to 8
         return {drawn, steps - 1}
 
-    def loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Dice with squared terms, for each crop by itself, then the mean; with cross entropy if asked for.
+    def _weights(self, target: Tensor) -> Tensor:
+        """(B,) what each crop counts: crops with an object share 1 evenly over all processes, others count nothing."""
+        held = target.flatten(1).any(1).float()
+        count = held.sum()
+        if self._trainer is not None and self._trainer.world_size > 1:
+            count = self._trainer.strategy.reduce(count, reduce_op="mean")  # gradients are averaged over processes
+        return held / count.clamp(min=1 / 1024)
+
+    def loss(self, logits: Tensor, target: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
+        """Dice with squared terms, for each crop by itself, with cross entropy if asked for; their weighted sum.
 
         Args:
             logits: float32 (B, 1, S, S, S).
             target, valid: bool of that shape.
+            weights: (B,), see `_weights`.
         """
-        share = target.flatten(1).any(1).to(logits.dtype)
-        share = share / share.sum().clamp(min=1)
         mask, truth = valid.to(logits.dtype), (target & valid).to(logits.dtype)
         loss = self.dice(logits.sigmoid() * mask, truth).flatten()
         if self.refinement.loss == "dice_ce":
             entropy = F.binary_cross_entropy_with_logits(logits, truth, mask, reduction="none")
             loss = loss + entropy.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
-        return (loss * share).sum()
+        return (loss * weights).sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decoding = [*self.sam.prompt_encoder.parameters(), *self.sam.mask_decoder.parameters()]

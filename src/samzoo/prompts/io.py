@@ -114,7 +114,7 @@ class PromptBook:
                     focus,
                 )
                 found[class_id].append(known)
-            if not (known.boxes or known.clicks or known.automatic):
+            if not (known.boxes or known.clicks or known.automatic or known.focus):
                 raise DataError(f'{place}.{name}: holds neither a box nor a click, nor "auto": true')
         return dict(sorted(found.items()))
 

@@ -89,6 +89,7 @@ class Regime:
         seed: int,
         case_id: str,
         valid: np.ndarray | None = None,
+        seen: Callable[[Box], tuple[slice, ...]] | None = None,
     ) -> CasePrompt | None:
         """The prompt of step `start`.
 
@@ -96,6 +97,8 @@ class Regime:
             truth: bool (D, H, W), the class's ground truth.
             spacing: (3,) mm.
             valid: bool (D, H, W), where the truth is known; None: everywhere.
+            seen: what of the case an oracle's crop shows, given its focus; clicks lie in it, and there is none if the
+                class does not. None: everything.
 
         Returns:
             None if the class is not in the case: nobody would prompt for it.
@@ -109,7 +112,7 @@ class Regime:
         if self.first_boxes is not None:
             boxes, drawn = self.first_boxes(truth)
             return CasePrompt(class_id, boxes=boxes, effort=BOX_EFFORT * drawn)
-        rng = prompt_rng(case_id, class_id, seed)
+        rng, focus = prompt_rng(case_id, class_id, seed), None
         if self.points:
             clicks = tuple(
                 Click(z, y, x, positive)
@@ -123,9 +126,11 @@ class Regime:
                 for x, y in [random_foreground_click(truth[z], rng)]
             )
         else:
-            x, y, z = random_foreground_click(truth, rng)
-            clicks = (Click(z, y, x, True),)
-        focus = box_3d(truth)[0][0] if self.oracle_crop else None
+            focus = box_3d(truth)[0][0] if self.oracle_crop else None
+            if focus is not None and seen is not None:
+                truth = within(truth, seen(focus))
+            found = random_foreground_click(truth, rng)
+            clicks = (Click(*found[::-1], True),) if found else ()
         return CasePrompt(class_id, clicks=clicks, effort=CLICK_EFFORT * len(clicks), focus=focus)
 
     def next(
@@ -140,7 +145,8 @@ class Regime:
         """The prompt after one more click (or one more on each slice); the same prompt where there is no error.
 
         Args:
-            prediction: bool (D, H, W), the method's answer to `prompt`. Voxels to be ignored must be False in both.
+            truth, prediction: bool (D, H, W), the latter the method's answer to `prompt`. Voxels to be ignored, or
+                outside of an oracle's crop, must be False in both.
             seed, case_id: as in `first`; of random clicks.
         """
         clicks = []
@@ -160,6 +166,13 @@ class Regime:
         if not clicks:
             return prompt
         return replace(prompt, clicks=prompt.clicks + tuple(clicks), effort=prompt.effort + CLICK_EFFORT * len(clicks))
+
+
+def within(mask: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
+    """A mask without what lies outside of a part of it."""
+    kept = np.zeros_like(mask)
+    kept[part] = mask[part]
+    return kept
 
 
 def foreground_slices(truth: np.ndarray) -> list[int]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
-
 from samzoo.methods.crop import Boxes, CropMethod, Refinement
 from samzoo.sam import Sam3dConfig, build_sam3d
 from samzoo.sam.sam3d import Positions
 from samzoo.types import MethodSpec
 
 REFINEMENT = Refinement(clicks="all", steps_without_click=True, loss="dice_ce")
-"""Of SAM-Med3D's training code."""
+"""Of SAM-Med3D's code: steps and loss of its training, clicks as in its answers."""
 
 
 class SAMMed3D(CropMethod):
@@ -27,8 +25,9 @@ class SAMMed3D(CropMethod):
         positions: "published" is what public weights were trained with; "intended" puts the axes of the relative
             positions and of the dense position code where they were meant to be. Such a method is called
             SAM-Med3D-fixed.
-        spacing, zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
-        refinement: see `Refinement`; by default all clicks are given, as the authors' present script does.
+        spacing, zero, file_zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
+        refinement: see `Refinement`; all clicks are given, as by the authors' script for answers (their training gives
+            the newest alone, unless told otherwise).
         lr, lr_decoder: of the image encoder, and of prompt encoder and mask decoder.
         freeze_encoder: train prompt encoder and mask decoder only.
         num_classes, class_names: of the data set; each mask is asked for by its prompt alone.
@@ -40,7 +39,7 @@ class SAMMed3D(CropMethod):
         unit="crop",
         prompts=frozenset({"click", "box", "mask"}),
         multiclass=False,
-        frozen="nothing",
+        frozen="image encoder, with freeze_encoder",
     )
 
     def __init__(
@@ -51,7 +50,8 @@ class SAMMed3D(CropMethod):
         weights: str | None = None,
         positions: Positions = "published",
         spacing: float | None = 1.5,
-        zero: float = 0.0,
+        zero: float | None = None,
+        file_zero: float = 0.0,
         boxes: Boxes = "centre",
         refinement: Refinement = REFINEMENT,
         lr: float = 8e-4,
@@ -70,18 +70,14 @@ class SAMMed3D(CropMethod):
             load_args={},
             spacing=spacing,
             zero=zero,
+            file_zero=file_zero,
             boxes=boxes,
             refinement=refinement,
             lr=lr,
             lr_decoder=lr_decoder,
             lr_drop_at=lr_drop_at,
             weight_decay=weight_decay,
+            freeze_encoder=freeze_encoder,
             num_classes=num_classes,
             class_names=class_names,
         )
-        self.freeze_encoder = freeze_encoder
-        if freeze_encoder:
-            self.sam.image_encoder.requires_grad_(False)
-
-    def frozen_modules(self) -> Sequence[nn.Module]:
-        return (self.sam.image_encoder,) if self.freeze_encoder else ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from samzoo.methods.crop import Boxes, CropMethod, Refinement
@@ -32,7 +31,7 @@ class MSAM(CropMethod):
         lora_rank: of the updates of q and v in each block of the image encoder; 0: none.
         adapter: False leaves out the mask-enhanced adapter: the decoder sees the sum of image and mask embedding.
         mea_blocks, mea_heads: mutual feature enhancement blocks of the adapter, and its attention heads.
-        spacing, zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
+        spacing, zero, file_zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
         refinement: see `Refinement`.
         lr, lr_decoder: of LoRA and adapter (and of the image encoder, if it is trained), and of prompt encoder and
             mask decoder.
@@ -61,7 +60,8 @@ class MSAM(CropMethod):
         mea_blocks: int = 1,
         mea_heads: int = 6,
         spacing: float | None = 1.5,
-        zero: float = 0.0,
+        zero: float | None = None,
+        file_zero: float = 0.0,
         boxes: Boxes = "centre",
         refinement: Refinement = REFINEMENT,
         lr: float = 8e-4,
@@ -90,21 +90,17 @@ class MSAM(CropMethod):
             load_args=load_args(network),
             spacing=spacing,
             zero=zero,
+            file_zero=file_zero,
             boxes=boxes,
             refinement=refinement,
             lr=lr,
             lr_decoder=lr_decoder,
             lr_drop_at=lr_drop_at,
             weight_decay=weight_decay,
+            freeze_encoder=freeze_encoder,
             num_classes=num_classes,
             class_names=class_names,
         )
-        self.freeze_encoder = freeze_encoder
-        if freeze_encoder:
-            for parameter in network.encoder_parameters():
-                parameter.requires_grad_(False)
-            if weights is None:
-                rank_zero_warn("MSAM: the frozen image encoder is random; give `weights`, or set freeze_encoder: false")
 
     def encode(self, x: Tensor) -> Embedding:
         """See `CropMethod.encode`; with what the adapter makes of the image alone."""
@@ -115,5 +111,6 @@ class MSAM(CropMethod):
         adapter = self.sam.bidatt
         return [*super().without_gradient(), *([] if adapter is None else [adapter.add_norm4])]
 
-    def frozen_modules(self) -> Sequence[nn.Module]:
-        return (self.sam.image_encoder,) if self.freeze_encoder else ()
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Without LoRA."""
+        return self.sam.encoder_parameters()
