@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -142,7 +143,9 @@ def test_crops_take_what_the_method_wants_around_a_small_volume(volumes):
         fill = 0.5
 
     method = Crops(patch=(8, 8, 8))
-    dm = module(volumes, method, batch_size=4, units_per_epoch=12, foreground_fraction=1.0)
+    brighter = VolumeAugmentSettings(**{n: 0.0 for n in asdict(VolumeAugmentSettings()) if n.endswith("_p")})
+    brighter = replace(brighter, brightness_p=1.0)
+    dm = module(volumes, method, batch_size=4, units_per_epoch=12, foreground_fraction=1.0, volume_augment=brighter)
     dm.setup("fit")
     batches = list(dm.train_dataloader())
     assert all(b.image.shape[2:] == method.unit_shape(b.spacing[0].tolist()) for b in batches)

@@ -145,6 +145,18 @@ def test_half_of_the_factors_are_below_1():
     assert 0.42 < (factors < 1).mean() < 0.58 and factors.min() >= 0.9 - 1e-6 and factors.max() <= 1.6 + 1e-6
 
 
+def test_what_is_nothing_keeps_its_value():
+    """Air, water or 0 HU: rotations and zooms bring it in from outside, and brightness leaves it in its place."""
+    image, label = smooth(), torch.ones(5, 40, 48)
+    image[0, :, :, :20] = 0.5
+    for number in range(4):
+        moved, moved_label = only(rotate_p=1, scale_p=1, scale=(1.3, 1.4))(image, label, number, fill=0.5)
+        outside = moved_label == 0
+        assert outside.any() and moved[0][outside].mean() == pytest.approx(0.5, abs=0.02)
+        brighter = only(brightness_p=1)(image, label, number, fill=0.5)[0]
+        assert (brighter[..., :20] == 0.5).all() and not torch.allclose(brighter, image)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -134,7 +134,7 @@ class SlabView(Dataset):
         image = torch.full((len(values), *shape), self.fill)
         image[:, *place] = values
         if self.augment is not None:
-            image, label = self.augment(image, label, *unit_key(key.epoch, key.position))
+            image, label = self.augment(image, label, *unit_key(key.epoch, key.position), fill=self.fill)
         return TrainingUnit(
             image=image,
             label=label.long(),

@@ -22,11 +22,14 @@ class VolumeAugmentSettings:
 
     The defaults are those of nnU-Net 2.5 for anisotropic volumes (its "dummy 2D" mode): rotation and scaling stay in
     the plane and are the same for all slices. nnU-Net works on standardised values, samzoo on [0, 1], where a
-    standard deviation is about 0.25: the noise is a quarter of nnU-Net's, brightness is multiplied from 0 rather than
-    from the mean, and values are cut off at 0 and 1 in the end.
+    standard deviation is about 0.25: the noise is a quarter of nnU-Net's, brightness is multiplied from `fill` (0, but
+    for methods with another) rather than from the mean, and values are cut off at 0 and 1 in the end.
+
+    Contrast and gamma move the place of `fill`. Where a method depends on it, as M-SAM does on that of 0 HU, leave them
+    out: M-SAM is trained with mirrors alone.
 
     Args:
-        rotate_p: of a rotation of at most `rotate` degrees; what comes in from outside is 0, and background.
+        rotate_p: of a rotation of at most `rotate` degrees; what comes in from outside is `fill`, and background.
         rotate: at most.
         scale_p: of a zoom: `scale` pixels of the slab become one, so that above 1 things get smaller.
         scale: lowest and highest.
@@ -35,7 +38,7 @@ class VolumeAugmentSettings:
         blur_p: of a Gaussian blur of `blur_sigma` voxels along each axis, drawn for each.
         blur_channel_p: of each channel, if there is one.
         blur_sigma: lowest and highest.
-        brightness_p: of values * factor.
+        brightness_p: of (values - fill) * factor + fill.
         brightness: lowest and highest factor; half of the draws are below 1.
         contrast_p: of (values - mean) * factor + mean, kept within the range that they had.
         contrast: lowest and highest factor; half of the draws are below 1.
@@ -105,11 +108,12 @@ class VolumeAugment:
         settings.check()  # not when they are made: the parser would hide the reason
         self.settings, self.seed = settings, seed
 
-    def __call__(self, image: Tensor, label: Tensor, *key: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, label: Tensor, *key: int, fill: float = 0.0) -> tuple[Tensor, Tensor]:
         """Args:
             image: float32 (C, D, H, W) in [0, 1].
             label: (D, H, W), of any integer type; its values are kept, and 0 comes in from outside.
             key: whole numbers >= 0 that decide all draws, see `samzoo.data.augment.unit_key`.
+            fill: `Method.fill`, what the image holds where there is nothing, in [0, 1].
 
         Returns:
             image and label of the same shapes and types.
@@ -118,14 +122,18 @@ class VolumeAugment:
         angle = math.radians(random.uniform(-s.rotate, s.rotate)) if random.rand() < s.rotate_p else 0.0
         zoom = random.uniform(*s.scale) if random.rand() < s.scale_p else 1.0
         if angle != 0 or zoom != 1:
-            image, label = resample(image, label, affine(np.full(2, zoom), angle, np.zeros(2)), outside="zeros")
-        for p, channel_p, change in self._intensity(random):
+            matrix = affine(np.full(2, zoom), angle, np.zeros(2))
+            image, label = resample(image - fill, label, matrix, outside="zeros")
+            image = image + fill
+        for p, channel_p, change in self._intensity(random, fill):
             if random.rand() < p:
                 image = torch.stack([change(c) if random.rand() < channel_p else c for c in image])
         axes = [axis - 3 for axis in s.mirror_axes if random.rand() < s.mirror_p]
         return image.clamp(0, 1).flip(axes), label.flip(axes)
 
-    def _intensity(self, random: np.random.RandomState) -> list[tuple[float, float, Callable[[Tensor], Tensor]]]:
+    def _intensity(
+        self, random: np.random.RandomState, fill: float
+    ) -> list[tuple[float, float, Callable[[Tensor], Tensor]]]:
         """Probability of a step, of each channel in it, and what it makes of a channel (D, H, W)."""
         s = self.settings
 
@@ -136,7 +144,7 @@ class VolumeAugment:
             return GaussianSmooth(random.uniform(*s.blur_sigma, 3).tolist())(channel[None])[0]
 
         def brightness(channel: Tensor) -> Tensor:
-            return channel * _around_one(s.brightness, random)
+            return (channel - fill) * _around_one(s.brightness, random) + fill
 
         def contrast(channel: Tensor) -> Tensor:
             return ScaleIntensityFixedMean(_around_one(s.contrast, random) - 1, preserve_range=True)(channel)
