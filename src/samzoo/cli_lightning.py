@@ -284,7 +284,7 @@ class SamzooCLI(LightningCLI):
 def tell_seen(model: Method, datamodule: SamzooDataModule) -> None:
     """One line if the pretrained weights know the data set already."""
     report, name = getattr(model, "load_report", None), datamodule.dataset_name
-    if report is not None and name in report.seen:
+    if report is not None and report.has_seen(name, datamodule.layout):
         print(
             f"warning: {report.source} was trained on the public training part of {name}: this is no unseen data to it",
             file=sys.stderr,

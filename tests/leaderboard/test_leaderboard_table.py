@@ -119,6 +119,10 @@ def test_base_weights_that_saw_the_data_set_are_marked(tmp_path):
     info = json.loads((run / "run.json").read_text()) | {"weights": {"source": "w", "seen": ["phantom", "lits"]}}
     (run / "run.json").write_text(json.dumps(info))
     rows = entry_rows("knows", run) + entry_rows("new", make_run(tmp_path / "b"))
+    for known in (True, False):  # what the test itself found out goes before names
+        info["weights"] |= {"seen": ["kits"] if known else ["phantom"], "seen_this": known}
+        (run / "run.json").write_text(json.dumps(info))
+        assert all(row.seen == known for row in entry_rows("knows", run))
     write_leaderboard(tmp_path, rows)
     text = (tmp_path / "leaderboard.md").read_text()
     assert "| knows † | SAM |" in text and "| sam_vit_b † |" in text and "| new | SAM |" in text

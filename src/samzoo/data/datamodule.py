@@ -183,6 +183,11 @@ class SamzooDataModule(LightningDataModule):
         return self.index.name
 
     @property
+    def layout(self) -> str:
+        """As given, or as recognised."""
+        return self.index.layout
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """K names; class id k is class_names[k - 1]."""
         return self.index.table.names

@@ -46,7 +46,7 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "dataset_signature": getattr(trainer.datamodule, "signature", None),
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "base_sha256": method.base_sha256,
-        "weights": _weights(method),
+        "weights": _weights(method, trainer.datamodule),
         "config": yaml.safe_load(config.read_text()) if config else None,
         "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -60,12 +60,13 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
     }
 
 
-def _weights(method: Method) -> dict[str, Any] | None:
-    """The pretrained file, and which data sets its makers trained it on; None for random weights."""
+def _weights(method: Method, datamodule: Any) -> dict[str, Any] | None:
+    """The pretrained file, which data sets its makers trained it on, and if on this one; None for random weights."""
     report = getattr(method, "load_report", None)
     if report is None:
         return None
-    return {"source": report.source, "sha256": report.sha256, "seen": list(report.seen)}
+    this = report.has_seen(getattr(datamodule, "dataset_name", ""), getattr(datamodule, "layout", ""))
+    return {"source": report.source, "sha256": report.sha256, "seen": list(report.seen), "seen_this": this}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

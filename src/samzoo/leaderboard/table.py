@@ -66,7 +66,7 @@ def entry_rows(name: str, folder: Path) -> list[Row]:
     records = read_records(folder / "records.csv")
     run = _read_json(folder / "run.json")
     means = {metric: aggregate(records, metric) for metric in ("effort", *METRICS)}
-    cost, training = run.get("cost") or {}, run.get("training") or {}
+    cost, training, weights = run.get("cost") or {}, run.get("training") or {}, run.get("weights") or {}
     model = ((run.get("config") or {}).get("model") or {}).get("init_args") or {}
     rows = []
     for regime, step in sorted({(r.regime, r.step) for r in records}):
@@ -93,7 +93,7 @@ def entry_rows(name: str, folder: Path) -> list[Row]:
                 base=str(model.get("weights") or ("random" if run.get("parameters_total") else "")),
                 device=str((run.get("device") or {}).get("type") or ""),
                 dice_published=(run.get("published") or {}).get(regime, {}).get(str(step), {}).get("dice"),
-                seen=own[0].dataset in ((run.get("weights") or {}).get("seen") or ()),
+                seen=bool(weights.get("seen_this", own[0].dataset in (weights.get("seen") or ()))),
             )
         )
     return rows

@@ -16,7 +16,7 @@ from samzoo.errors import WeightsError
 from samzoo.sam.checkpoint import read_state_dict
 from samzoo.sam.config import ARCHITECTURES
 from samzoo.sam.sam3d.config import ARCHITECTURES_3D
-from samzoo.sam.weights import find_weights
+from samzoo.sam.weights import find_weights, is_seen
 
 Shape = tuple[int, ...]
 
@@ -50,6 +50,10 @@ class LoadReport:
     new: tuple[str, ...]
     ignored: tuple[str, ...]
     seen: tuple[str, ...] = ()
+
+    def has_seen(self, dataset: str, layout: str = "") -> bool:
+        """Whether a data set of this name and layout is among `seen`, see `samzoo.sam.weights.is_seen`."""
+        return is_seen(self.seen, dataset, layout)
 
     def __str__(self) -> str:
         changes = Counter(f"{re.sub(r'.*[.]', '', k)} {_by(a)} -> {_by(b)}" for k, (a, b) in self.resized.items())

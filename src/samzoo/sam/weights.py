@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,8 @@ _SAM_MED3D_SEEN = (
     "msd_hepatic_vessel",
     "msd_liver",
     "msd_pancreas",
+    "msd_prostate",
+    "msd_spleen",
     "spleen",
     "totalsegmentator",
 )
@@ -115,6 +118,32 @@ def _sam_med3d(file: str, url: str | None, obtain: str) -> WeightsEntry:
         dim=3,
         seen=_SAM_MED3D_SEEN,
     )
+
+
+_SERIES = ("amos", "brats", "kits", "lits", "totalsegmentator")
+"""Their releases share cases from year to year, so that one that was seen stands for all."""
+_DECATHLON = re.compile(r"^(?:(?:msd|(?:task|dataset)0*(?:[1-9]|10))[\W_]+)+")
+"""How names of the Medical Segmentation Decathlon's ten tasks begin; nnU-Net numbers them alike."""
+
+
+def is_seen(seen: Iterable[str], dataset: str, layout: str = "") -> bool:
+    """Whether a data set is among those seen, by whatever name people give it: KiTS23, Task10_Colon, or Colon in msd.
+
+    Args:
+        seen: `WeightsEntry.seen`.
+        dataset: its name.
+        layout: its layout; with msd, a bare organ is the Decathlon's task.
+    """
+    own = _family(dataset)
+    return not {own, "msd" + own if layout == "msd" else own}.isdisjoint(map(_family, seen))
+
+
+def _family(dataset: str) -> str:
+    """A data set's name without year, case and punctuation."""
+    name = dataset.lower().removeprefix("miccai_")
+    if series := next((s for s in _SERIES if name.startswith(s)), None):
+        return series
+    return re.sub(r"[\W_]|\d.*", "", _DECATHLON.sub("msd", name))
 
 
 WEIGHTS: dict[str, WeightsEntry] = {
