@@ -73,6 +73,15 @@ def test_channels_are_chosen_and_ordered(nnunet):
     assert cases_of(everything_is_test(root=str(nnunet), channels=["T2"]))["case_00"].image.shape[0] == 1
 
 
+def test_where_the_zero_of_files_lies(nnunet):
+    assert everything_is_test(root=str(nnunet), intensity=Intensity("window", -1000, [1000, 0])).file_zero == 0.5
+    windows = {(-100, 300): 0.25, (10, 20): 0.0, (-20, -10): 1.0, (0, 5): 0.0}
+    assert {ends: Intensity("window", *ends).zero for ends in windows} == windows
+    assert Intensity("percentile", 10, 90).zero == Intensity("range").zero == 0.0
+    with pytest.raises(ConfigError, match="low < high"):
+        _ = Intensity("window", 3, 3).zero
+
+
 def test_percentiles_are_per_volume_and_channel(nnunet):
     case = cases_of(everything_is_test(root=str(nnunet), intensity=Intensity("percentile", 10, 90)))["case_00"]
     for channel in case.image:

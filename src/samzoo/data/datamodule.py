@@ -211,6 +211,11 @@ class SamzooDataModule(LightningDataModule):
         return self.decoding.slice_axis
 
     @property
+    def file_zero(self) -> float:
+        """Where the files' value 0 (of CT, water) lies on the scale [0, 1] of images; see `Intensity.zero`."""
+        return self.decoding.intensity.zero
+
+    @property
     def signature(self) -> str:
         """Hash of data, decoding settings and splits: equal signatures mean equal cases.
 

@@ -35,6 +35,20 @@ class Intensity:
     low: float | list[float] | None = None
     high: float | list[float] | None = None
 
+    @property
+    def zero(self) -> float:
+        """Where a file's 0 lies in [0, 1]: of a window, in its first channel; else 0, for it differs from case to case.
+
+        Raises:
+            ConfigError: a window that is empty, or without its ends.
+        """
+        if self.kind != "window":
+            return 0.0
+        low, high = (v[0] if isinstance(v, list | tuple) else v for v in (self.low, self.high))
+        if low is None or high is None or not high > low:
+            raise ConfigError(f"data.intensity: window needs low < high, got {low} and {high}")
+        return min(max(-low / (high - low), 0.0), 1.0)
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
