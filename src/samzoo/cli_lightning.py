@@ -116,7 +116,7 @@ class SamzooCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(EvaluationProtocol, "protocol")
-        for name in ("num_classes", "class_names"):
+        for name in ("num_classes", "class_names", "file_zero"):  # methods without one of them are passed over
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

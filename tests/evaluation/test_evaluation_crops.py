@@ -1,4 +1,8 @@
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +271,15 @@ def test_regimes_are_for_slices_or_for_volumes():
     able, notes = runnable(regimes, BoxDrawer.spec)
     assert [r.name for r in able] == ["box_per_slice", "box_clicks_3d"]
     assert "clicks_3d is left out: its clicks are for methods that see depth, BoxDrawer sees one slice" in notes[1]
+
+
+@pytest.mark.slow
+def test_a_large_volume_takes_little_memory_and_no_lesion_is_lost():
+    script = Path(__file__).with_name("large_volume.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    smallest, *others = result["found"]  # three voxels of the method wide
+    assert smallest > 0.3 and min(others) > 0.9 and result["extra"] < 0.1
+    assert result["encoded"] == result["crops"] > 3
+    assert result["peak_gib"] < 4
