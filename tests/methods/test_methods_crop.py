@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -234,6 +235,17 @@ def test_crops_without_object_teach_nothing_and_ignored_voxels_count_for_nothing
     torch.testing.assert_close(
         method.loss(changed, target, valid, weights), method.loss(logits, target, valid, weights)
     )
+
+
+def test_crops_with_an_object_weigh_the_same_in_all_processes():
+    """Two here and one there make a mean of 1.5, by which each is divided before gradients are averaged."""
+    method = make(SAMMed3D)
+    target = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
+    target[:, :, 0] = True
+    asked = []
+    strategy = SimpleNamespace(reduce=lambda count, reduce_op: asked.append((float(count), reduce_op)) or count * 0.75)
+    method._trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    assert method._weights(target).tolist() == pytest.approx([1 / 1.5] * 2) and asked == [(2.0, "mean")]
 
 
 def test_steps_without_click_are_those_of_sam_med3d():
