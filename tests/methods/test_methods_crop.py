@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from samzoo.errors import ConfigError
 from samzoo.methods import METHODS, MSAM, SAMMed3D
 from samzoo.methods.base import select_rows
-from samzoo.methods.crop import Refinement, draw_objects, error_or_foreground_click, normalised
+from samzoo.methods.crop import Refinement
+from samzoo.methods.crop_inputs import draw_objects, error_or_foreground_click, normalised
 from samzoo.methods.randomness import seeded_generator
 from samzoo.sam import Sam3dConfig
 from samzoo.types import Prompts

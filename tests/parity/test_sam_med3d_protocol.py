@@ -7,7 +7,8 @@ import torch
 
 from samzoo.geometry import corner_around, cut
 from samzoo.methods import SAMMed3D
-from samzoo.methods.crop import Refinement, draw_objects, error_or_foreground_click, normalised
+from samzoo.methods.crop import Refinement
+from samzoo.methods.crop_inputs import draw_objects, error_or_foreground_click, normalised
 from samzoo.methods.randomness import seeded_generator
 
 AIR, BONE = -1000, 1000

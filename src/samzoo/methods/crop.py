@@ -13,11 +13,12 @@ from monai.losses import DiceLoss
 from torch import Tensor, nn
 
 from samzoo.errors import ConfigError
+from samzoo.methods.crop_inputs import draw_objects, error_or_foreground_click, normalised, reversed_axes
 from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.volume import VolumeMethod
-from samzoo.prompts.batched import mask_boxes, random_error_clicks
+from samzoo.prompts.batched import mask_boxes
 from samzoo.sam import WEIGHTS, LoadReport, Sam3d, load_weights
-from samzoo.types import IGNORE, Batch, Embedding, Prompts, State
+from samzoo.types import Batch, Embedding, Prompts, State
 
 Clicks = Literal["newest", "all"]
 """What of a crop's clicks an answer is told; the earlier ones have left their mark in the mask that is fed back."""
@@ -27,9 +28,6 @@ Boxes = Literal["centre", "corners"]
 branch of SAM-Med3D hold."""
 
 CORNER_VECTORS = ("prompt_encoder.point_embeddings.2", "prompt_encoder.point_embeddings.3")
-
-CONSTANT = 1e-6
-"""Deviation of a crop, of values in [0, 1], up to which all its voxels count as equal."""
 
 
 @dataclass(frozen=True)
@@ -340,73 +338,3 @@ class CropMethod(VolumeMethod):
         factor = 0.1 ** sum(epoch <= self.current_epoch for epoch in self.lr_drop_at)
         for group in self.optimizers().param_groups:
             group["lr"] = group["initial_lr"] * factor
-
-
-def reversed_axes(x: Tensor) -> Tensor:
-    """(B, C, i, j, k) -> (B, C, k, j, i): between a case's axes and the network's."""
-    return x.permute(0, 1, 4, 3, 2)
-
-
-def normalised(x: Tensor, zero: float) -> Tensor:
-    """z-score of each crop and channel by itself, over its voxels above `zero`, applied to all.
-
-    SAM-Med3D's rule with the unbiased deviation; its code pools a whole batch. A crop without two different values
-    above `zero` is scored over all its voxels; a constant one becomes 0.
-
-    Args:
-        x: (B, C, S, S, S).
-    """
-    x = x.float()
-    inside = x > zero
-    mean, deviation = _moments(x, inside)
-    everywhere = torch.ones_like(inside)
-    whole_mean, whole_deviation = _moments(x, everywhere)
-    usable = deviation > CONSTANT
-    mean, deviation = torch.where(usable, mean, whole_mean), torch.where(usable, deviation, whole_deviation)
-    return torch.where(deviation > CONSTANT, (x - mean) / deviation.clamp(min=CONSTANT), 0)
-
-
-def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased deviation over the voxels of a mask, (B, C, 1, 1, 1) each."""
-    axes = (2, 3, 4)
-    count = mask.sum(axes, keepdim=True)
-    mean = torch.where(mask, x, 0).sum(axes, keepdim=True) / count.clamp(min=1)
-    square = torch.where(mask, (x - mean) ** 2, 0).sum(axes, keepdim=True)
-    return mean, (square / (count - 1).clamp(min=1)).sqrt()
-
-
-def draw_objects(label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The class in the middle of each crop, which was cut around it; elsewhere one of those that the crop holds.
-
-    Args:
-        label: int64 (B, S, S, S).
-
-    Returns:
-        target and valid, bool (B, 1, S, S, S); the target of a crop without any class is empty.
-    """
-    valid = label != IGNORE
-    classes = torch.where(valid, label, 0)
-    present = torch.zeros(len(label), IGNORE, dtype=torch.bool, device=label.device)
-    present = present.scatter_(1, classes.flatten(1), True)[:, 1:].cpu().double()
-    drawn = torch.multinomial(present + (present.sum(1, keepdim=True) == 0), 1, generator=generator)[:, 0] + 1
-    middle = classes[(slice(None), *(n // 2 for n in label.shape[1:]))]
-    wanted = torch.where(middle > 0, middle, drawn.to(label.device))
-    return (classes == wanted[:, None, None, None])[:, None], valid[:, None]
-
-
-def error_or_foreground_click(
-    prediction: Tensor, target: Tensor, valid: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """One voxel of the error; where there is none, one of the object; where that is empty, too, "no point" (-1).
-
-    Args:
-        prediction, target, valid: bool (B, 1, S, S, S).
-
-    Returns:
-        points float32 (B, 1, 3) in x, y, z, labels int64 (B, 1).
-    """
-    nothing = torch.zeros_like(prediction)
-    points, labels = random_error_clicks(prediction, target, 1, generator, valid)
-    inside, positive = random_error_clicks(nothing, target, 1, generator, valid)
-    perfect = labels == -1
-    return torch.where(perfect[..., None], inside, points), torch.where(perfect, positive, labels)
