@@ -79,7 +79,8 @@ class PhantomSettings:
         size: height and width in voxels.
         slices: fewest and most slices of a volume.
         seed: of everything random.
-        kind: organs as described above, or lesions of 5 to 60 mm (`samzoo.data.phantom_lesions`).
+        kind: organs as described above, or lesions (`samzoo.data.phantom_lesions`).
+        lesion_mm: smallest and largest diameter of lesions, as far as the volume has room for them.
     """
 
     cases: int = 24
@@ -87,16 +88,21 @@ class PhantomSettings:
     slices: tuple[int, int] = (16, 24)
     seed: int = 0
     kind: Literal["organs", "lesions"] = "organs"
+    lesion_mm: tuple[float, float] = (5.0, 60.0)
 
     def __post_init__(self) -> None:
         if self.cases < 1 or self.size < 32 or not 4 <= self.slices[0] <= self.slices[1]:
             raise ConfigError(f"phantom: needs cases >= 1, size >= 32 and 4 <= slices[0] <= slices[1], got {self}")
+        if not 0 < self.lesion_mm[0] <= self.lesion_mm[1]:
+            raise ConfigError(
+                f"phantom: lesion_mm must be two positive numbers, the smaller first, got {self.lesion_mm}"
+            )
 
     @property
     def signature(self) -> str:
         settings = asdict(self)
         if self.kind == "organs":  # older than the other kinds, and named without it
-            del settings["kind"]
+            del settings["kind"], settings["lesion_mm"]
         content = json.dumps({"version": VERSION} | settings, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -109,7 +115,7 @@ def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.
         spacing along D, H, W in mm.
     """
     if settings.kind == "lesions":
-        return make_lesion_case(settings.size, settings.slices, settings.seed, number)
+        return make_lesion_case(settings.size, settings.slices, settings.seed, number, settings.lesion_mm)
     rng = np.random.default_rng((settings.seed, number))
     depth = int(rng.integers(settings.slices[0], settings.slices[1] + 1))
     pixel = FIELD_MM / settings.size * rng.uniform(0.9, 1.1)

@@ -102,14 +102,15 @@ def make_lesions(
 
 
 def make_lesion_case(
-    size: int, slices: tuple[int, int], seed: int, number: int
+    size: int, slices: tuple[int, int], seed: int, number: int, lesion_mm: tuple[float, float] = (5.0, 60.0)
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """A case of the embedded data set: 1 to 3 lesions of 5 to 60 mm, as far as such find room, at 1.5 to 2.5 mm.
+    """A case of the embedded data set: 1 to 3 lesions, as far as they find room, at 1.5 to 2.5 mm.
 
     Args:
         size: height and width in voxels.
         slices: fewest and most.
         seed, number: of the data set, and of the case in it.
+        lesion_mm: smallest and largest diameter; each doubling is as likely as another.
 
     Returns:
         image and label as of `make_lesions`, and spacing along D, H, W in mm.
@@ -119,8 +120,8 @@ def make_lesion_case(
     pixel = float(np.round(rng.uniform(1.5, 2.5), 3))
     spacing = (float(np.round(rng.uniform(1.5, 2.5), 1)), pixel, pixel)
     room = min(depth * spacing[0], 2 * BODY[0] * size * pixel) - 2 * _gap((depth * spacing[0],))
-    largest = min(60.0, 0.7 * room)
-    smallest = min(5.0, largest)
+    largest = min(lesion_mm[1], 0.7 * room)
+    smallest = min(lesion_mm[0], largest)
     diameters = np.exp(rng.uniform(np.log(smallest), np.log(largest), rng.integers(1, 4)))
     diameters = np.maximum(diameters, max(spacing)).tolist()
     while True:
