@@ -34,8 +34,10 @@ def save_effort_figure(path: Path, rows: Sequence[Row], title: str) -> None:
                     style = {"color": f"C{i % 10}", "marker": MARKERS[j % len(MARKERS)], "markersize": 5}
                     axes.plot(*zip(*points, strict=True), **style, label=f"{entry}, {regime}")
         axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(left=-0.2)
-        axes.set_ylim(0, 1.02)
+        if not all(r.effort_per_case for r in rows):
+            axes.set_xlim(left=-0.2)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))
         axes.set_xlabel("effort: human actions per case (a click is 1, a box 2)")
         axes.set_ylabel(f"{label}, mean over cases")
         axes.grid(alpha=0.3)
