@@ -68,7 +68,11 @@ def main() -> None:
     torch.manual_seed(0)
     method = MSAM(args.architecture, spacing=args.spacing, zero=0.5, freeze_encoder=False).eval()
     if args.checkpoint:
-        method.load_state_dict(torch.load(args.checkpoint, weights_only=True, map_location="cpu")["state_dict"])
+        state = torch.load(args.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        missing, unknown = method.load_state_dict(state, strict=False)  # it holds what was trained
+        trained = {name for name, p in method.named_parameters() if p.requires_grad}
+        if unknown or trained & set(missing):
+            raise SystemExit(f"{args.checkpoint} does not fit: {[*unknown, *sorted(trained & set(missing))][:3]}")
     session = CaseSession(method, case)
     side = method.window[0]
     prompt, answer = CasePrompt(1), None
