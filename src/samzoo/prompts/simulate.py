@@ -160,7 +160,22 @@ def deepest_point(component: np.ndarray, spacing: tuple[float, ...]) -> np.ndarr
 
     Of equal distances, the one nearest to their common centre.
     """
-    distance = ndimage.distance_transform_edt(np.pad(component, 1), sampling=spacing)
-    ties = np.argwhere(distance >= distance.max() - 1e-6) - 1
+    border = ndimage.distance_transform_edt(
+        np.pad(component, 1), sampling=spacing, return_distances=False, return_indices=True
+    )
+    # Distances of a whole volume take three times the memory of these indices, hence slab by slab.
+    furthest = max(_distances(border, z, spacing).max() for z in range(border.shape[1]))
+    near = (
+        np.insert(np.argwhere(_distances(border, z, spacing) >= furthest - 1e-6), 0, z, axis=1)
+        for z in range(border.shape[1])
+    )
+    ties = np.concatenate(list(near)) - 1
     offset = (ties - ties.mean(axis=0)) * np.asarray(spacing)
     return ties[np.argmin((offset**2).sum(axis=1).round(9))]
+
+
+def _distances(border: np.ndarray, z: int, spacing: tuple[float, ...]) -> np.ndarray:
+    """Distance in mm of slab z (of the first axis) to the nearest border voxels, given as indices (axes, *shape)."""
+    own = np.indices(border.shape[2:], sparse=True)
+    squares = [((i[z] - at) * mm) ** 2 for i, at, mm in zip(border, (z, *own), spacing, strict=True)]
+    return np.sqrt(sum(squares))
