@@ -28,7 +28,7 @@ from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
 from samzoo.cli_parser import ConfigFile, Line, Parser
 from samzoo.data import SamzooDataModule
 from samzoo.data.restore import write_label
-from samzoo.errors import ConfigError, WeightsError
+from samzoo.errors import ConfigError, SamzooError, WeightsError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
 from samzoo.methods.base import Method
 from samzoo.run_folder import Run
@@ -123,6 +123,18 @@ class SamzooCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     # --- building --------------------------------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """What a method or the data module refuses is told in its own words, not in those of the parser around it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            inner: BaseException | None = error
+            while inner is not None and not isinstance(inner, SamzooError):
+                inner = inner.__cause__ or inner.__context__
+            if inner is None:
+                raise
+            raise inner from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With the run folder, which is made only now that data and model have proved sound."""
