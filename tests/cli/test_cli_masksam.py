@@ -49,7 +49,9 @@ def test_missing_data_end_with_what_to_fetch_where_to_put_it_and_how_to_check(wo
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_score_the_same_records_as_one(work):
+    """test_evaluation_protocol.py has the same without command line and training."""
     assert main([*FIT, "--trainer.max_epochs=1"]) == 0
     whole = newest()
     assert main(["test", "--run", str(whole)]) == 0
