@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
 from samzoo.writing import write_atomically
 
@@ -34,6 +35,8 @@ def save_effort_figure(path: Path, rows: Sequence[Row], title: str) -> None:
                     style = {"color": f"C{i % 10}", "marker": MARKERS[j % len(MARKERS)], "markersize": 5}
                     axes.plot(*zip(*points, strict=True), **style, label=f"{entry}, {regime}")
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         if not all(r.effort_per_case for r in rows):
             axes.set_xlim(left=-0.2)
         low, high = axes.get_ylim()
