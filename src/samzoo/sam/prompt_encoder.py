@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samzoo.sam import modeling
 from samzoo.sam.config import SamConfig
@@ -30,16 +32,6 @@ class PromptEncoder(modeling.PromptEncoder):
         with torch.autocast(coords.device.type, enabled=False):
             return self.pe_layer.forward_with_coords(coords.float() + 0.5, self.input_image_size)
 
-    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
-        if pad:  # SAM's rule: points without a box are followed by one "no point"
-            points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
-            labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
-        labels = labels[..., None]
-        code = self._position_code(points)
-        code = torch.where(labels == -1, self.not_a_point_embed.weight.expand_as(code), code)
-        code = torch.where(labels == 0, code + self.point_embeddings[0].weight, code)
-        return torch.where(labels == 1, code + self.point_embeddings[1].weight, code)
-
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         corners = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
         return self._position_code(boxes.reshape(-1, 2, 2)) + corners
@@ -64,7 +56,7 @@ class PromptEncoder(modeling.PromptEncoder):
         count = self._get_batch_size(points, boxes, masks)
         tokens = []
         if points is not None:
-            tokens.append(self._embed_points(*points, pad=boxes is None))
+            tokens.append(embed_points(self, self._position_code, *points, pad=boxes is None))
         if boxes is not None:
             tokens.append(self._embed_boxes(boxes))
         weight = self.no_mask_embed.weight
@@ -72,3 +64,22 @@ class PromptEncoder(modeling.PromptEncoder):
         if masks is None:
             return sparse, weight[:, :, None, None].expand(-1, -1, *self.image_embedding_size)
         return sparse, self._embed_masks(masks)
+
+
+def embed_points(
+    encoder: nn.Module, code_of: Callable[[Tensor], Tensor], points: Tensor, labels: Tensor, pad: bool
+) -> Tensor:
+    """Tokens (P, N, C) of points (P, N, axes) with labels (P, N): 1, 0, or -1 for no point.
+
+    Args:
+        encoder: has the vectors that are added for each label, in 2D and 3D under the same names.
+        code_of: position code (P, N, C) of points.
+        pad: SAM's rule: points without a box are followed by one "no point", (P, N + 1, C).
+    """
+    if pad:
+        points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
+        labels = torch.cat([labels, torch.full_like(labels[:, :1], -1)], dim=1)
+    labels, code = labels[..., None], code_of(points)
+    code = torch.where(labels == -1, encoder.not_a_point_embed.weight.expand_as(code), code)
+    code = torch.where(labels == 0, code + encoder.point_embeddings[0].weight, code)
+    return torch.where(labels == 1, code + encoder.point_embeddings[1].weight, code)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from samzoo.errors import ConfigError
+from samzoo.sam.prompt_encoder import embed_points
 from samzoo.sam.sam3d.config import Sam3dConfig
 from samzoo.sam.sam3d.image_encoder import ChannelNorm
 
@@ -69,16 +70,6 @@ class PromptEncoder3d(nn.Module):
         dtype = self.pe_layer.positional_encoding_gaussian_matrix.dtype
         return self.pe_layer((voxels.to(dtype) + 0.5) / self.image_size)
 
-    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
-        if pad:  # SAM's rule: points without a box are followed by one "no point"
-            points = torch.cat([points, points.new_zeros(len(points), 1, 3)], dim=1)
-            labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
-        labels = labels[..., None]
-        code = self._voxel_code(points)
-        code = torch.where(labels == -1, self.not_a_point_embed.weight.expand_as(code), code)
-        code = torch.where(labels == 0, code + self.point_embeddings[0].weight, code)
-        return torch.where(labels == 1, code + self.point_embeddings[1].weight, code)
-
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         if len(self.point_embeddings) < 4:
             raise ConfigError(
@@ -112,7 +103,7 @@ class PromptEncoder3d(nn.Module):
         weight = self.no_mask_embed.weight
         tokens = [weight.new_empty(count, 0, weight.shape[1])]
         if points is not None and points[0].shape[1]:
-            tokens.append(self._embed_points(*points, pad=boxes is None))
+            tokens.append(embed_points(self, self._voxel_code, *points, pad=boxes is None))
         if boxes is not None:
             tokens.append(self._embed_boxes(boxes))
         sparse = torch.cat(tokens, dim=1)
