@@ -39,6 +39,7 @@ BASE = Record(
     hd95_mm=None,
     encode_seconds=0.125,
     decode_seconds=0.5,
+    voxel_mm3=0.75,
 )
 
 
@@ -53,6 +54,13 @@ def test_round_trip_keeps_undefined_as_empty(tmp_path):
     assert read_records(path) == records
     row = dict(zip(COLUMNS, path.read_text().splitlines()[2].replace('"organ, left"', "organ").split(","), strict=True))
     assert row["dice"] == "" and row["nsd_1mm"] == "" and row["nsd_2mm"] == "0"
+
+
+def test_records_of_before_there_were_volumes_are_read(tmp_path):
+    path = tmp_path / "records.csv"
+    write_records(path, [BASE])
+    path.write_text(path.read_text().replace(",voxel_mm3\n", "\n").replace(",0.75\n", "\n"))
+    assert read_records(path) == [replace(BASE, voxel_mm3=None)]
 
 
 def test_classes_are_averaged_within_a_case_first():
@@ -98,14 +106,16 @@ def test_duplicate_keys_are_not_written(tmp_path):
     "old, new, message",
     [
         ("dice,iou", "dize,iou", r"column missing: dice \(found 'dize'\)"),
-        ("decode_seconds\n", "decode_seconds,more\n", "unknown or repeated columns"),
+        ("voxel_mm3\n", "voxel_mm3,more\n", "unknown or repeated columns"),
+        ("voxel_mm3\n", "dice\n", "unknown or repeated columns"),
         (",8,2,0,", ",8,two,0,", "line 2, column fp: 'two'"),
         (",8,2,0,", ",8,-2.5,0,", "line 2, column fp"),
         (",0.5,0.25,", ",nan,0.25,", "line 2, column dice: 'nan'"),
         (",0.5,0.25,", ",-1,0.25,", "line 2, column dice: '-1'"),
         (",1,range", ",yes,range", "line 2, column oracle_classes: 'yes'"),
-        (",0.125,0.5\n", ",0.125\n", "line 2: 20 cells, the header has 21"),
-        (",0.125,0.5\n", ",,0.5\n", "column encode_seconds: ''"),
+        (",0.125,0.5,0.75\n", ",0.125,0.5\n", "line 2: 21 cells, the header has 22"),
+        (",0.125,0.5,", ",,0.5,", "column encode_seconds: ''"),
+        (",0.125,0.5,0.75\n", ",0.125,0.5,big\n", "line 2, column voxel_mm3: 'big'"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, old, new, message):

@@ -34,6 +34,8 @@ class Record:
         hd95_mm: mm; None where truth or prediction is empty, or not asked for.
         encode_seconds, decode_seconds: spent on this step by the case, all classes together (each class repeats them);
             slices encoded for an earlier regime cost nothing again.
+        voxel_mm3: volume of a voxel of the native grid in mm^3 (of pictures, the area of a pixel times 1 mm); None in
+            files of before there was that column.
     """
 
     dataset: str
@@ -57,6 +59,7 @@ class Record:
     hd95_mm: float | None
     encode_seconds: float
     decode_seconds: float
+    voxel_mm3: float | None = None
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -74,6 +77,8 @@ class Record:
 
 
 COLUMNS = tuple(f.name for f in fields(Record))
+NEWER_COLUMNS = ("voxel_mm3",)
+"""Older files lack them."""
 METRICS = ("dice", "iou", "nsd_1mm", "nsd_2mm", "hd95_mm")
 TIME_COLUMNS = ("encode_seconds", "decode_seconds")
 """The only columns that differ when an evaluation is repeated."""
@@ -120,10 +125,10 @@ def read_records(path: str | Path) -> list[Record]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: records can't be read: {error}") from error
     header = rows[0] if rows else []
-    if missing := [c for c in COLUMNS if c not in header]:
+    if missing := [c for c in COLUMNS if c not in header and c not in NEWER_COLUMNS]:
         near = [f"{c} (found {m[0]!r})" if (m := difflib.get_close_matches(c, header, n=1)) else c for c in missing]
         raise DataError(f"{path}: column missing: {', '.join(near)}; was the file written by another version?")
-    if unknown := [c for c in header if c not in COLUMNS] or len(header) != len(COLUMNS):
+    if unknown := [c for c in header if c not in COLUMNS] or len(header) != len(set(header)):
         raise DataError(f"{path}: unknown or repeated columns: {unknown if isinstance(unknown, list) else header}")
     records: list[Record] = []
     lines: dict[tuple, int] = {}

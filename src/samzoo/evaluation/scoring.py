@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -254,5 +255,6 @@ class _Walk:
                 hd95_mm=distances.hd95,
                 encode_seconds=spent[0],
                 decode_seconds=spent[1],
+                voxel_mm3=math.prod(self.case.spacing),
             )
         )
