@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from samzoo.errors import DataError
 from samzoo.writing import write_atomically
@@ -130,17 +130,18 @@ def read_records(path: str | Path) -> list[Record]:
         raise DataError(f"{path}: column missing: {', '.join(near)}; was the file written by another version?")
     if unknown := [c for c in header if c not in COLUMNS] or len(header) != len(set(header)):
         raise DataError(f"{path}: unknown or repeated columns: {unknown if isinstance(unknown, list) else header}")
-    records: list[Record] = []
-    lines: dict[tuple, int] = {}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise DataError(f"{path}, line {number}: {len(row)} cells, the header has {len(header)}")
-        values = {name: _parse(path, number, name, cell) for name, cell in zip(header, row, strict=True)}
-        record = Record(**values)
-        if record.key in lines:
-            raise DataError(f"{path}, line {number}: same case, class, regime and step as line {lines[record.key]}")
-        lines[record.key] = number
-        records.append(record)
+    columns = {
+        name: _column(path, name, cells) for name, cells in zip(header, zip(*rows[1:], strict=True), strict=False)
+    }
+    absent = [None] * (len(rows) - 1)
+    records = [Record(*values) for values in zip(*(columns.get(name, absent) for name in COLUMNS), strict=True)]
+    lines: dict[tuple, int] = {}
+    for number, record in enumerate(records, start=2):
+        if (first := lines.setdefault(record.key, number)) != number:
+            raise DataError(f"{path}, line {number}: same case, class, regime and step as line {first}")
     return records
 
 
@@ -197,20 +198,28 @@ def _cell(value) -> str:
 _TYPES = get_type_hints(Record)
 
 
-def _parse(path: Path, line: int, name: str, cell: str):
-    kind = _TYPES[name]
-    try:
-        if kind is str:
-            return cell
-        if kind is bool:
-            return {"0": False, "1": True}[cell]
-        if kind is int:
-            return int(cell)
-        if cell == "" and kind == (float | None):
-            return None
-        value = float(cell)
-        if value != value or value in (float("inf"), float("-inf")) or value < 0:
-            raise ValueError
-        return value
-    except (ValueError, KeyError):
-        raise DataError(f"{path}, line {line}, column {name}: {cell!r} is not what belongs there") from None
+def _column(path: Path, name: str, cells: Sequence[str]) -> list:
+    """The values of a column. Each different cell is read once: most columns have few, and files many rows."""
+    values: dict[str, Any] = {}
+    for cell in dict.fromkeys(cells):
+        try:
+            values[cell] = _parse(_TYPES[name], cell)
+        except (ValueError, KeyError):
+            line = cells.index(cell) + 2
+            raise DataError(f"{path}, line {line}, column {name}: {cell!r} is not what belongs there") from None
+    return [values[cell] for cell in cells]
+
+
+def _parse(kind: type, cell: str):
+    if kind is str:
+        return cell
+    if kind is bool:
+        return {"0": False, "1": True}[cell]
+    if kind is int:
+        return int(cell)
+    if cell == "" and kind == (float | None):
+        return None
+    value = float(cell)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
