@@ -12,7 +12,6 @@ from typing import Any
 
 from samzoo.errors import DataError
 from samzoo.evaluation.records import METRICS, ORDER_OF_AVERAGING, aggregate, file_name, read_records
-from samzoo.leaderboard.figures import save_effort_figure
 from samzoo.writing import write_atomically
 
 
@@ -117,6 +116,8 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], missing: Sequence[str] 
         rows: of all entries.
         missing: names of the entries that have no result yet.
     """
+    from samzoo.leaderboard.figures import save_effort_figure
+
     write_atomically(folder / "leaderboard.csv", lambda file: file.write(_csv(rows)))
     for dataset in {r.dataset for r in rows}:
         save_effort_figure(folder / _figure(dataset), [r for r in rows if r.dataset == dataset], dataset)
