@@ -1,216 +1,243 @@
-"""The leaderboard as Markdown and CSV, from records and run.json alone. Needs no torch."""
+"""The tables of a leaderboard, the same for Markdown and HTML, and leaderboard.csv."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from samzoo.errors import DataError
-from samzoo.evaluation.records import METRICS, ORDER_OF_AVERAGING, aggregate, file_name, read_records
-from samzoo.writing import write_atomically
+from samzoo.evaluation.records import METRICS
+from samzoo.leaderboard.board import Board, BreakEven, Cost, Entry, Estimate, Missing, Ranking, Row, Section
+
+DASH = "–"
+SEEN = "†"
+LEVEL = 0.05
+"""Of Holm's corrected p, below which a difference is called one."""
+METRIC_NAMES = {"dice": "Dice", "iou": "IoU", "nsd_1mm": "NSD@1mm", "nsd_2mm": "NSD@2mm", "hd95_mm": "HD95 mm"}
+NOISE = re.compile(r"_(jitter[\d.]+|shift[\d.]+mm)$")
+COST_COLUMNS = (
+    "entry|method|architecture|base weights|parameters|trained|GFLOP/encode|GFLOP/prompt|training s|training GiB"
+    "|ms/encode|ms/prompt|ms/case|test GiB|device"
+)
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by; None comes last."""
+
+    text: str
+    value: float | str | None = None
+
+    @property
+    def is_number(self) -> bool:
+        return self.text == DASH or isinstance(self.value, int | float)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One entry after one step of one regime. None is undefined, or not measured.
+class Table:
+    """One table. The first cell of a row is its header; a table that is not sortable has an order that means something."""
 
-    Args:
-        effort_per_case: human actions, summed over the classes of a case, then averaged over cases.
-        false_positives: number of (case, class) pairs where something was found of a class that is not there.
-        oracle_classes, oracle_slices: what the regime was told that nobody would know; see `evaluation.records.Record`.
-        ms_per_encode, ms_per_prompt: milliseconds for an image and for a prompt, mean over the whole test.
-        base: pretrained weights that the method started from.
-        dice_published: Dice as the method's own paper or code takes it; it ranks nothing.
-        seen: whether `base` was trained on public training cases of this data set, which are then no unseen data.
-    """
-
-    entry: str
-    method: str
-    dataset: str
-    regime: str
-    step: int
-    effort_per_case: float | None
-    dice: float | None
-    iou: float | None
-    nsd_1mm: float | None
-    nsd_2mm: float | None
-    hd95_mm: float | None
-    false_positives: int
-    cases: int
-    oracle_classes: bool
-    oracle_slices: str
-    parameters_total: int | None
-    parameters_trained: int | None
-    ms_per_encode: float | None
-    ms_per_prompt: float | None
-    training_seconds: float | None
-    architecture: str
-    base: str
-    device: str
-    dice_published: float | None = None
-    seen: bool = False
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = True
 
 
-def entry_rows(name: str, folder: Path) -> list[Row]:
-    """The rows of one tested run.
-
-    Raises:
-        DataError: records.csv or run.json is missing or damaged.
-    """
-    records = read_records(folder / "records.csv")
-    run = _read_json(folder / "run.json")
-    means = {metric: aggregate(records, metric) for metric in ("effort", *METRICS)}
-    cost, training, weights = run.get("cost") or {}, run.get("training") or {}, run.get("weights") or {}
-    model = ((run.get("config") or {}).get("model") or {}).get("init_args") or {}
-    rows = []
-    for regime, step in sorted({(r.regime, r.step) for r in records}):
-        own = [r for r in records if (r.regime, r.step) == (regime, step)]
-        rows.append(
-            Row(
-                entry=name,
-                method=own[0].method,
-                dataset=own[0].dataset,
-                regime=regime,
-                step=step,
-                effort_per_case=means["effort"][regime, step],
-                **{metric: means[metric][regime, step] for metric in METRICS},
-                false_positives=sum(r.false_positive for r in own),
-                cases=len({r.case_id for r in own}),
-                oracle_classes=any(r.oracle_classes for r in own),
-                oracle_slices=", ".join(sorted({r.oracle_slices for r in own})),
-                parameters_total=run.get("parameters_total"),
-                parameters_trained=run.get("parameters_trained") if training else 0,
-                ms_per_encode=cost.get("ms_per_encode"),
-                ms_per_prompt=cost.get("ms_per_prompt"),
-                training_seconds=training.get("training_seconds", 0.0),
-                architecture=str(model.get("architecture") or ""),
-                base=str(model.get("weights") or ("random" if run.get("parameters_total") else "")),
-                device=str((run.get("device") or {}).get("type") or ""),
-                dice_published=(run.get("published") or {}).get(regime, {}).get(str(step), {}).get("dice"),
-                seen=bool(weights.get("seen_this", own[0].dataset in (weights.get("seen") or ()))),
-            )
-        )
-    return rows
+def words(text: object) -> Cell:
+    return Cell(str(text) or DASH, str(text) or None)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a JSON object")
-    return content
+def number(value: float | None, digits: int = 0, unit: str = "") -> Cell:
+    return Cell(DASH) if value is None else Cell(f"{value:,.{digits}f}{unit}", value)
 
 
-def write_leaderboard(folder: Path, rows: Sequence[Row], missing: Sequence[str] = ()) -> None:
-    """Write leaderboard.md and leaderboard.csv and a picture for each data set, each whole or not at all.
-
-    Args:
-        folder: where they go.
-        rows: of all entries.
-        missing: names of the entries that have no result yet.
-    """
-    from samzoo.leaderboard.figures import save_effort_figure
-
-    write_atomically(folder / "leaderboard.csv", lambda file: file.write(_csv(rows)))
-    for dataset in {r.dataset for r in rows}:
-        save_effort_figure(folder / _figure(dataset), [r for r in rows if r.dataset == dataset], dataset)
-    write_atomically(folder / "leaderboard.md", lambda file: file.write(_markdown(rows, missing)))
+def interval(estimate: Estimate, digits: int = 3, sign: str = "") -> Cell:
+    """Mean [low, high], or the mean alone where there were too few patients for an interval."""
+    if estimate.mean is None:
+        return Cell(DASH)
+    mean, *ends = (None if v is None else f"{v:{sign}.{digits}f}" for v in (estimate.mean, estimate.low, estimate.high))
+    return Cell(mean if None in ends else f"{mean} [{', '.join(ends)}]", estimate.mean)
 
 
-def _figure(dataset: str) -> str:
-    return f"effort_{file_name(dataset)}.png"
+def make_table(caption: str, columns: str | Sequence[str], rows: Iterable[Iterable[Cell]]) -> Table:
+    """`columns` of a string are separated by |."""
+    names = columns.split("|") if isinstance(columns, str) else columns
+    return Table(caption, tuple(names), tuple(tuple(row) for row in rows))
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def automatic_regimes(section: Section) -> set[str]:
+    """Regimes in which nothing is spent at any step."""
+    return {r.regime for r in section.rows} - {r.regime for r in section.rows if r.effort}
+
+
+def is_noisy(regime: str) -> bool:
+    """Whether the prompts of a regime were displaced on purpose; it then feeds robustness and is not ranked."""
+    return bool(NOISE.search(regime))
+
+
+def final_rows(section: Section, automatic: bool) -> list[Row]:
+    """Rows after the last step of each regime, without those of noisy prompts."""
+    free = automatic_regimes(section)
+    rows = [r for r in section.rows if r.last and not is_noisy(r.regime)]
+    return [r for r in rows if (r.regime in free) == automatic]
+
+
+def marked(entry: Entry) -> Cell:
+    return words(f"{entry.name} {SEEN}" if entry.seen else entry.name)
+
+
+def score_table(section: Section, rows: Sequence[Row], caption: str, every_metric: bool = False) -> Table:
+    """Scores of the given rows; `every_metric` adds IoU and NSD at 1 mm."""
+    published = any(r.dice_published is not None for r in section.rows)
+    metrics = [m for m in METRICS if every_metric or m not in ("iou", "nsd_1mm")]
+    columns = ["entry", "method", "regime", "step", *(f"{METRIC_NAMES[m]} [95 %]" for m in metrics)]
+    columns += ["effort/case", "oracle", "cases", "seeds", "false pos.", *["Dice as published"] * published]
+    lines = []
+    for r in rows:
+        line = [marked(section.entry(r.entry)), words(r.method), words(r.regime), number(r.step)]
+        line += [interval(getattr(r, m), 2 if m == "hd95_mm" else 3) for m in metrics]
+        spread = "" if r.seed_sd is None else f" (SD {r.seed_sd:.3f})"
+        line += [number(r.effort, 1), words(r.oracle or "none"), number(r.cases), Cell(f"{r.seeds}{spread}", r.seeds)]
+        lines.append([*line, number(r.false_positives), *[number(r.dice_published, 3)] * published])
+    return make_table(caption, columns, lines)
+
+
+def class_table(section: Section, rows: Sequence[Row]) -> Table:
+    lines = (
+        [marked(section.entry(r.entry)), words(r.regime), *(number(r.by_class.get(c), 3) for c in section.classes)]
+        for r in rows
+    )
+    return make_table("Mean Dice of each class after the last step", ("entry", "regime", *section.classes), lines)
+
+
+def cost_table(entries: Sequence[Entry]) -> Table:
+    return make_table("What each entry costs", COST_COLUMNS, (_cost_line(e, e.cost) for e in entries))
+
+
+def _cost_line(entry: Entry, cost: Cost) -> list[Cell]:
+    line = [marked(entry), words(entry.method), words(entry.architecture), words(entry.base)]
+    line += [number(cost.parameters), number(cost.trained)]
+    line += [number(cost.gflop_encode, 2), number(cost.gflop_prompt, 2)]
+    line += [number(cost.training_seconds), number(_gib(cost.training_memory_bytes), 2)]
+    line += [number(v, 1) for v in (cost.ms_per_encode, cost.ms_per_prompt, cost.ms_per_case)]
+    return [*line, number(_gib(cost.peak_memory_bytes), 2), words(cost.device)]
+
+
+def _gib(size: float | None) -> float | None:
+    return None if size is None else size / 2**30
+
+
+def comparison_table(ranking: Ranking) -> Table:
+    """Pairwise differences with their tests, each in words, too."""
+    lines = []
+    for c in ranking.comparisons:
+        mean = c.difference.mean
+        if c.p_holm is None or mean is None:
+            verdict = DASH
+        else:
+            verdict = "not told apart" if c.p_holm >= LEVEL else f"{c.first if mean > 0 else c.second} higher"
+        tests = [Cell(DASH) if p is None else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p) for p in (c.p, c.p_holm)]
+        difference = interval(c.difference, sign="+")
+        lines.append([words(c.first), words(c.second), difference, *tests, words(verdict), number(c.patients)])
+    columns = "first|second|Dice, first − second [95 %]|p|p (Holm)|result|patients"
+    return make_table(f"Every pair in regime {ranking.regime}, step {ranking.step}", columns, lines)
+
+
+def rank_table(ranking: Ranking) -> Table:
+    """The share of the bootstrap draws in which each entry holds each rank."""
+    lines = (
+        [words(name), *(number(100 * share, 0, " %") for share in ranking.shares.get(name, ()))]
+        for name in ranking.entries
+    )
+    lines = [[*line, *[Cell(DASH)] * (len(ranking.entries) + 1 - len(line))] for line in lines]
+    columns = ("entry", *(f"rank {i + 1}" for i in range(len(ranking.entries))))
+    caption = f"Share of bootstrap draws by rank: regime {ranking.regime}, step {ranking.step}"
+    return make_table(caption, columns, lines)
+
+
+def break_even_table(points: Sequence[BreakEven]) -> Table:
+    lines = []
+    for b in points:
+        line = [words(b.entry), words(b.regime), words(METRIC_NAMES.get(b.metric, b.metric)), words(b.automatic)]
+        line.append(number(b.automatic_value, 3))
+        lines.append([*line, Cell("not reached") if b.effort is None else number(b.effort, 1)])
+    columns = "entry|regime|metric|best automatic entry|its value|break-even, actions/case"
+    return make_table("From how much effort on prompts do as well as the best automatic entry", columns, lines)
+
+
+def strata_table(section: Section) -> Table:
+    lines = []
+    for s in section.strata:
+        above = f"{s.low_ml:.3g} and more" if math.isinf(s.high_ml) else f"{s.low_ml:.3g} to {s.high_ml:.3g}"
+        lines.append([words(s.entry), words(s.regime), Cell(above, s.low_ml), number(s.dice, 3), number(s.objects)])
+    return make_table("Mean Dice by volume of the object", "entry|regime|volume, ml|Dice|objects", lines)
+
+
+def robustness_table(section: Section) -> Table:
+    units = {"jitter": "corners of the box, % of its side", "shift": "clicks, mm"}
+    lines = []
+    for r in section.robustness:
+        for amount, dice in r.points:
+            change = dice - r.points[0][1]
+            line = [words(r.entry), words(r.regime), words(units.get(r.kind, r.kind)), number(amount, 1)]
+            lines.append([*line, number(dice, 3), Cell(f"{change:+.3f}", change)])
+    columns = "entry|regime|displaced|standard deviation|Dice|change"
+    return make_table("Mean Dice when prompts are displaced", columns, lines)
+
+
+def regime_table(section: Section) -> Table:
+    """What each regime spends and was told, as its runs describe it."""
+    told: dict[str, Mapping] = {}
+    for run in (run for entry in section.entries for run in entry.runs):
+        protocol = run.info.get("protocol")
+        regimes = protocol.get("regimes") if isinstance(protocol, Mapping) else None
+        if isinstance(regimes, Mapping):
+            told |= {str(name): r for name, r in regimes.items() if isinstance(r, Mapping)}
+    used = dict.fromkeys(r.regime for r in section.rows)
+    oracles = {r.regime: r.oracle for r in section.rows}
+    lines = (
+        [words(name), words(told.get(name, {}).get("effort_rule", "")), words(oracles[name] or "none")] for name in used
+    )
+    return make_table("Regimes: what is counted as effort, and what they were told", "regime|effort|oracle", lines)
+
+
+def missing_table(missing: Sequence[Missing]) -> Table:
+    return make_table("Entries without a result", "entry|why", ([words(m.entry), words(m.reason)] for m in missing))
+
+
+def csv_text(board: Board) -> str:
+    """All rows of all sections with what their entries cost; undefined is empty."""
+    ends = {metric: (metric, f"{metric}_low", f"{metric}_high") for metric in METRICS}
+    costs = tuple(Cost.__dataclass_fields__)
+    names = ["section", "dataset", "signature", "entry", "method", "regime", "step", "last", "effort", "oracle"]
+    names += [name for triple in ends.values() for name in triple]
+    names += ["false_positives", "cases", "patients", "seeds", "seed_sd", "dice_published"]
+    names += ["architecture", "base", "seen", *costs]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    shown = {"dice_published": _any_published(rows), "seen": any(r.seen for r in rows)}
-    names = [f.name for f in fields(Row) if shown.get(f.name, True)]
     writer.writerow(names)
-    for row in sorted(rows, key=lambda r: (r.dataset, r.regime, r.step, r.entry)):
-        values = (getattr(row, name) for name in names)
-        writer.writerow("" if v is None else int(v) if isinstance(v, bool) else _exact(v) for v in values)
+    for section in board.sections:
+        for row in section.rows:
+            entry = section.entry(row.entry)
+            values = {"section": section.title, "dataset": section.dataset, "signature": section.signature}
+            for metric, (mean, low, high) in ends.items():
+                estimate = getattr(row, metric)
+                values |= {mean: estimate.mean, low: estimate.low, high: estimate.high}
+            values |= {name: getattr(entry, name) for name in ("architecture", "base", "seen")}
+            values |= {name: getattr(entry.cost, name) for name in costs}
+            writer.writerow(_csv_cell(values[name] if name in values else getattr(row, name)) for name in names)
     return text.getvalue()
 
 
-def _exact(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _any_published(rows: Sequence[Row]) -> bool:
-    return any(r.dice_published is not None for r in rows)
-
-
-SEEN = "†"
-
-SCORES = "regime|step|entry|method|effort/case|Dice|IoU|NSD@1mm|NSD@2mm|HD95 mm|false pos.|cases|oracle"
-COSTS = "entry|method|architecture|base weights|parameters|trained|ms/encode|ms/prompt|training s|device"
-
-
-def _markdown(rows: Sequence[Row], missing: Sequence[str]) -> str:
-    lines = [
-        "# Leaderboard",
-        "",
-        f"Made by `make leaderboard` from records alone. Scores on the native grid; {ORDER_OF_AVERAGING}.",
-        "Within a regime and step, entries are ordered by Dice.",
-        "",
-        "- *effort/case*: human actions (a click is 1, a box 2), summed over the classes and slices of a case.",
-        "- *false pos.*: pairs of case and class where something was found of a class that is not there (Dice 0).",
-        "- *oracle*: what the regime was told that nobody would know: `classes` are those present in the case, `range`",
-        "  the first and last slice of each, `each` every slice of each, `crop` where the middle of the structure is.",
-    ]
-    if published := _any_published(rows):
-        lines.append("- *Dice as published*: as the method's own paper or code takes it; it ranks nothing.")
-    if any(r.seen for r in rows):
-        lines.append(f"- {SEEN} its base weights were trained on this data set's public training part: no unseen data.")
-    lines.append("- A dash is undefined or not measured.")
-    for dataset in sorted({r.dataset for r in rows}):
-        own = [r for r in rows if r.dataset == dataset]
-        lines += ["", f"## {dataset}", "", f"![Dice and NSD against effort]({_figure(dataset)})", ""]
-        lines += _table(SCORES + "|Dice as published" * published)
-        for row in sorted(own, key=lambda r: (r.regime, r.step, -(r.dice if r.dice is not None else -1), r.entry)):
-            oracle = [*["classes"] * row.oracle_classes, *[row.oracle_slices] * (row.oracle_slices != "none")]
-            cells = [
-                row.regime,
-                row.step,
-                _marked(row, row.entry),
-                row.method,
-                _number(row.effort_per_case, 1),
-                _number(row.dice, 3),
-            ]
-            cells += [_number(v, 3) for v in (row.iou, row.nsd_1mm, row.nsd_2mm)]
-            cells += [_number(row.hd95_mm, 2), row.false_positives, row.cases, ", ".join(oracle) or "none"]
-            lines.append(_line(cells + [_number(row.dice_published, 3)] * published))
-        lines += ["", "What it costs:", "", *_table(COSTS)]
-        for row in {r.entry: r for r in own}.values():
-            base = _marked(row, row.base or "-")
-            cells = [row.entry, row.method, row.architecture or "-", base, _number(row.parameters_total, 0)]
-            cells += [_number(row.parameters_trained, 0), _number(row.ms_per_encode, 2), _number(row.ms_per_prompt, 2)]
-            lines.append(_line([*cells, _number(row.training_seconds, 0), row.device or "-"]))
-    if missing:
-        lines += ["", "No result yet: " + ", ".join(missing) + "."]
-    return "\n".join(lines) + "\n"
-
-
-def _marked(row: Row, text: str) -> str:
-    return f"{text} {SEEN}" if row.seen else text
-
-
-def _table(header: str) -> list[str]:
-    names = header.split("|")
-    return [_line(names), _line(["---"] * len(names))]
-
-
-def _line(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
+def _csv_cell(value: object) -> object:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
