@@ -181,6 +181,17 @@ def source_signature(entry: CaseEntry) -> str:
     return digest(content)
 
 
+def cases_signature(entries: Iterable[CaseEntry], table: ClassTable, settings: DecodeSettings) -> str:
+    """Hash of cases, their grids and labels, whatever is done with their intensities.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    cases = [(e.id, e.patient, source_signature(e)) for e in entries]
+    grid = [settings.slice_axis, settings.pixel_mm, settings.max_side, settings.canonical]
+    return digest([cases, _meaning(table), grid])
+
+
 def _decoding(settings: DecodeSettings) -> dict[str, object]:
     """Without `canonical` as it was before there was that setting."""
     content = asdict(settings)

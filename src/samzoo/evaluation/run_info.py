@@ -44,6 +44,7 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "method": method.spec.name,
         "dataset": getattr(trainer.datamodule, "dataset_name", None),
         "dataset_signature": getattr(trainer.datamodule, "signature", None),
+        "test_signature": getattr(trainer.datamodule, "test_signature", None),
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "base_sha256": method.base_sha256,
         "weights": _weights(method, trainer.datamodule),
