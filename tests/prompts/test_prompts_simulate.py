@@ -7,6 +7,7 @@ from samzoo.prompts.simulate import (
     prompt_rng,
     random_foreground_click,
     random_points,
+    shift_point,
     tight_box,
 )
 
@@ -28,14 +29,24 @@ def test_tight_boxes_in_2d_and_3d():
     assert tight_box(zeros(4, 4)) is None
 
 
-def test_jitter_shifts_both_corners_and_clips_on_request():
+def test_drawn_boxes_wander_by_a_share_of_their_side_and_stay_boxes():
     rng = np.random.default_rng(0)
-    boxes = [jitter_box((30, 20, 50, 40), rng) for _ in range(500)]
-    assert {b[0] - 30 for b in boxes} == set(range(-5, 5)) and all(b[0] - 30 == b[2] - 50 for b in boxes)
-    assert jitter_box((3, 3, 4, 9), rng) == (3, 3, 4, 9)
-    solid = [jitter_box((0, 0, 2, 30, 30, 7), rng, clip_to=(9, 31, 31)) for _ in range(200)]
-    assert {b[2] for b in solid} == {2} and {b[5] for b in solid} == {7}
-    assert all(min(b) >= 0 and max(b[3:5]) <= 31 for b in solid)
+    boxes = np.array([jitter_box((400, 300, 600, 400), rng, 0.1, (1000, 1000)) for _ in range(2000)])
+    assert boxes.std(axis=0) == pytest.approx([20, 10, 20, 10], rel=0.1)
+    assert boxes.mean(axis=0) == pytest.approx([400, 300, 600, 400], abs=2)
+    assert abs(np.corrcoef(boxes[:, 0], boxes[:, 2])[0, 1]) < 0.1  # corners move for themselves
+    for small in ((0, 3, 2, 1, 4, 3), (4, 8, 6, 5, 9, 7)):  # one voxel in a corner
+        for share in (0.1, 1.0):
+            found = np.array([jitter_box(small, rng, share, (7, 9, 5)) for _ in range(300)])
+            assert (found[:, :3] >= 0).all() and (found[:, 3:] <= (5, 9, 7)).all()
+            assert (found[:, :3] < found[:, 3:]).all()
+
+
+def test_shifted_points_miss_by_mm_along_each_axis_and_stay_in_the_image():
+    rng = np.random.default_rng(0)
+    points = np.array([shift_point((500, 500, 50), rng, 4, (2.0, 1.0, 0.5), (100, 1000, 1000)) for _ in range(2000)])
+    assert points.std(axis=0) == pytest.approx([8, 4, 2], rel=0.1)
+    assert {shift_point((0, 1), rng, 40, (1.0, 1.0), (2, 2)) for _ in range(99)} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
 def test_first_prompts_depend_on_case_class_and_seed_only():

@@ -15,16 +15,26 @@ drawn at random from what is wrong. It stands beside "clicks_3d", where the firs
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from samzoo.errors import ConfigError
-from samzoo.prompts.simulate import corrective_click, prompt_rng, random_foreground_click, random_points, tight_box
+from samzoo.prompts.boxes import Draw, box_3d, boxes_per_slice, foreground_slices, interpolated_boxes
+from samzoo.prompts.simulate import (
+    corrective_click,
+    jitter_box,
+    prompt_rng,
+    random_foreground_click,
+    random_points,
+    shift_point,
+    tight_box,
+)
 from samzoo.types import Box, CasePrompt, Click
 
 CLICK_EFFORT = 1
@@ -47,7 +57,8 @@ class Regime:
             than itself.
         scored: the steps whose result is recorded. Steps count the clicks (or rounds of clicks) made so far.
         start: step of the first prompt.
-        first_boxes: box prompts of the first step, from the truth; None if it starts with clicks.
+        first_boxes: box prompts of the first step, from the truth and how boxes are drawn, and how many are drawn;
+            None if it starts with clicks.
         per_slice: clicks are made on each slice with foreground; otherwise one click in the whole case.
         automatic: it starts from the method's own answer for the class, for nothing; per slice, corrections are then
             also made where the method has found something on a slice without foreground.
@@ -55,6 +66,9 @@ class Regime:
         dim: it is for methods on slices (2) or for those that see depth (3) only; None: for both.
         oracle_crop: methods on crops lay their first crop around the middle of the structure, as `CasePrompt.focus`.
         random_errors: later clicks lie anywhere in what is wrong, instead of at the centre of its largest part.
+        jitter: noise of the boxes drawn: standard deviation of their corners, in percent of the side along each axis.
+        shift: noise of clicks: standard deviation along each axis, in mm; in the plane if it is for slices. A click
+            keeps its label, whatever lies where it came to lie.
     """
 
     name: str
@@ -64,13 +78,15 @@ class Regime:
     oracle_slices: str = "each"
     scored: tuple[int, ...] = (0,)
     start: int = 0
-    first_boxes: Callable[[np.ndarray], tuple[tuple[Box, ...], int]] | None = None
+    first_boxes: Callable[[np.ndarray, Draw], tuple[tuple[Box, ...], int]] | None = None
     per_slice: bool = False
     automatic: bool = False
     points: int = 0
     dim: Literal[2, 3] | None = None
     oracle_crop: bool = False
     random_errors: bool = False
+    jitter: float = 0.0
+    shift: float = 0.0
 
     @property
     def auto(self) -> bool:
@@ -110,7 +126,7 @@ class Regime:
         if self.automatic:
             return CasePrompt(class_id, automatic=True)
         if self.first_boxes is not None:
-            boxes, drawn = self.first_boxes(truth)
+            boxes, drawn = self.first_boxes(truth, self._draw(prompt_rng(case_id, class_id, seed, use="jitter")))
             return CasePrompt(class_id, boxes=boxes, effort=BOX_EFFORT * drawn)
         rng, focus = prompt_rng(case_id, class_id, seed), None
         if self.points:
@@ -131,7 +147,8 @@ class Regime:
                 truth = within(truth, seen(focus))
             found = random_foreground_click(truth, rng)
             clicks = (Click(*found[::-1], True),) if found else ()
-        return CasePrompt(class_id, clicks=clicks, effort=CLICK_EFFORT * len(clicks), focus=focus)
+        prompt = CasePrompt(class_id, focus=focus)
+        return self._clicked(prompt, clicks, truth.shape, spacing, seed, case_id)
 
     def next(
         self,
@@ -147,7 +164,7 @@ class Regime:
         Args:
             truth, prediction: bool (D, H, W), the latter the method's answer to `prompt`. Voxels to be ignored, or
                 outside of an oracle's crop, must be False in both.
-            seed, case_id: as in `first`; of random clicks.
+            seed, case_id: as in `first`; of random clicks and of noise.
         """
         clicks = []
         if self.per_slice:
@@ -163,9 +180,35 @@ class Regime:
         elif found := corrective_click(truth, prediction, tuple(spacing)):
             (x, y, z), positive = found
             clicks.append(Click(z, y, x, positive))
-        if not clicks:
-            return prompt
-        return replace(prompt, clicks=prompt.clicks + tuple(clicks), effort=prompt.effort + CLICK_EFFORT * len(clicks))
+        return self._clicked(prompt, clicks, truth.shape, spacing, seed, case_id) if clicks else prompt
+
+    def _draw(self, rng: np.random.Generator) -> Draw:
+        if not self.jitter:
+            return tight_box
+        return lambda mask: jitter_box(tight_box(mask), rng, self.jitter / 100, mask.shape)
+
+    def _clicked(
+        self,
+        prompt: CasePrompt,
+        clicks: Sequence[Click],
+        shape: tuple[int, ...],
+        spacing: Sequence[float],
+        seed: int,
+        case_id: str,
+    ) -> CasePrompt:
+        """The prompt with more clicks, which the regime's noise displaces.
+
+        The n-th click on a slice (or in a volume) is displaced alike, wherever a method's errors have put it.
+        """
+        dim, moved = 2 if self.dim == 2 else 3, list(clicks)
+        place = lambda click: click.z if dim == 2 else 0  # noqa: E731
+        made = Counter(place(c) for c in prompt.clicks)
+        for i, c in enumerate(clicks if self.shift else ()):
+            rng = prompt_rng(case_id, prompt.class_id, seed, made[place(c)], f"shift {place(c)}")
+            made[place(c)] += 1
+            at = shift_point((c.x, c.y, c.z)[:dim], rng, self.shift, tuple(spacing[-dim:]), shape[-dim:])
+            moved[i] = replace(c, **dict(zip("xyz", at, strict=False)))
+        return replace(prompt, clicks=prompt.clicks + tuple(moved), effort=prompt.effort + CLICK_EFFORT * len(moved))
 
 
 def within(mask: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
@@ -173,45 +216,6 @@ def within(mask: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
     kept = np.zeros_like(mask)
     kept[part] = mask[part]
     return kept
-
-
-def foreground_slices(truth: np.ndarray) -> list[int]:
-    """Indices of the slices (axis 0) that hold foreground."""
-    return np.flatnonzero(truth.any(axis=(1, 2))).tolist()
-
-
-def boxes_per_slice(truth: np.ndarray) -> tuple[tuple[Box, ...], int]:
-    """A tight box on each slice with foreground; boxes and how many of them a human draws."""
-    boxes = tuple(_slice_box(truth, z) for z in foreground_slices(truth))
-    return boxes, len(boxes)
-
-
-def box_3d(truth: np.ndarray) -> tuple[tuple[Box, ...], int]:
-    """One tight box around the whole structure."""
-    x0, y0, z0, x1, y1, z1 = tight_box(truth)
-    return (Box(z0, y0, x0, z1, y1, x1),), 1
-
-
-def interpolated_boxes(truth: np.ndarray, drawn: int) -> tuple[tuple[Box, ...], int]:
-    """Tight boxes on `drawn` foreground slices, evenly spread from first to last, linearly interpolated between."""
-    slices = foreground_slices(truth)
-    keys = sorted({slices[round(i)] for i in np.linspace(0, len(slices) - 1, drawn)})
-    corners = {z: np.array(tight_box(truth[z]), dtype=float) for z in keys}
-    boxes = [_as_box(keys[0], corners[keys[0]])]
-    for a, b in pairwise(keys):
-        for z in range(a + 1, b + 1):
-            t = (z - a) / (b - a)
-            boxes.append(_as_box(z, (1 - t) * corners[a] + t * corners[b]))
-    return tuple(boxes), len(keys)
-
-
-def _slice_box(truth: np.ndarray, z: int) -> Box:
-    return _as_box(z, np.array(tight_box(truth[z]), dtype=float))
-
-
-def _as_box(z: int, corners: np.ndarray) -> Box:
-    x0, y0, x1, y1 = (int(v) for v in np.floor(corners + 0.5))
-    return Box(z, y0, x0, z + 1, max(y1, y0 + 1), max(x1, x0 + 1))
 
 
 def _auto(_: int) -> Regime:
@@ -333,21 +337,38 @@ REGIMES: dict[str, Callable[[int], Regime]] = {
     "box_clicks_3d": _box_clicks_3d,
     "box_clicks_per_slice": _box_clicks_per_slice,
 }
-"""Factories by name; the argument is the number of click steps."""
+"""Factories by name; the argument is the number of click steps.
+
+Noise is written behind a name, see `make_regime`: `box_3d_jitter10`, `clicks_3d_shift4mm`.
+"""
+
+_NOISE = re.compile(r"(.*?)(?:_jitter([0-9]+(?:\.[0-9]+)?))?(?:_shift([0-9]+(?:\.[0-9]+)?)mm)?", re.DOTALL)
 
 
 def make_regime(name: str, click_steps: int = 5) -> Regime:
     """A regime by its name.
 
     Args:
+        name: a key of `REGIMES`. With `_jitter10` behind it, each corner of the boxes drawn is moved by a normal draw
+            along each axis, its standard deviation 10 % of the box's side; with `_shift4mm`, each click by one of 4 mm.
+            Draws are the same for every method, and so are effort and oracle as without noise.
         click_steps: clicks (or rounds of clicks) in the regimes that have any; the others ignore it.
 
     Raises:
-        ConfigError: unknown name (with the nearest right ones), or no step.
+        ConfigError: unknown name (with the nearest right ones), noise of what the regime hasn't, or no step.
     """
-    if name not in REGIMES:
-        near = difflib.get_close_matches(name, REGIMES, n=3, cutoff=0.4) or sorted(REGIMES)
-        raise ConfigError(f"unknown regime {name!r}; did you mean {', '.join(near)}?")
+    base, jitter, shift = _NOISE.fullmatch(name).groups()
+    if base not in REGIMES:
+        near = difflib.get_close_matches(base, REGIMES, n=3, cutoff=0.4) or sorted(REGIMES)
+        noise = "; noise is written as in box_3d_jitter10 or clicks_3d_shift4mm" if re.search("jit|shift", name) else ""
+        raise ConfigError(f"unknown regime {name!r}; did you mean {', '.join(near)}?{noise}")
     if click_steps < 1:
         raise ConfigError(f"regime {name}: click_steps must be at least 1, got {click_steps}")
-    return REGIMES[name](click_steps)
+    regime = REGIMES[base](click_steps)
+    if jitter and regime.first_boxes is None:
+        raise ConfigError(f"regime {name}: nobody draws a box in {base}, so there is none to jitter")
+    if shift and "click" not in regime.kinds:
+        raise ConfigError(f"regime {name}: nobody clicks in {base}, so there is nothing to shift")
+    if any(amount and not 0 < float(amount) <= 100 for amount in (jitter, shift)):
+        raise ConfigError(f"regime {name}: noise must be above 0 and at most 100 (percent of a side, or mm)")
+    return replace(regime, name=name, jitter=float(jitter or 0), shift=float(shift or 0))

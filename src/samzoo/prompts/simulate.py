@@ -21,17 +21,19 @@ __all__ = [
     "prompt_rng",
     "random_foreground_click",
     "random_points",
+    "shift_point",
     "tight_box",
 ]
 
 
-def prompt_rng(case_id: str, class_id: int, seed: int, step: int = 0) -> np.random.Generator:
+def prompt_rng(case_id: str, class_id: int, seed: int, step: int = 0, use: str = "") -> np.random.Generator:
     """The generator of the prompts of one class of one case: the same for every method, machine and order.
 
     Args:
         step: 0 for the first prompts, else the number of clicks before.
+        use: what else is drawn for the same prompts; draws of different uses are independent.
     """
-    text = f"{case_id}\0{class_id}\0{seed}" + (f"\0{step}" if step else "")
+    text = f"{case_id}\0{class_id}\0{seed}" + (f"\0{step}" if step else "") + (f"\0{use}" if use else "")
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -57,28 +59,36 @@ def tight_box(mask: np.ndarray, largest_part: bool = False) -> tuple[int, ...] |
     return (*near, *far)
 
 
-def jitter_box(
-    box: tuple[int, ...], rng: np.random.Generator, clip_to: tuple[int, ...] | None = None
-) -> tuple[int, ...]:
-    """SAM-Med2D's training noise: one integer shift for x and one for y, both corners together.
+def jitter_box(box: tuple[int, ...], rng: np.random.Generator, share: float, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A box as it is drawn in a hurry: each coordinate of both corners is moved by a normal draw of its own.
 
-    Uniform on {-m, ..., m - 1} with m = min(5, int(0.5 * min(width, height))), 0 if m is 0. A 3D box keeps its slices.
+    Rounded to voxels and clipped to the image; at least one voxel wide.
 
     Args:
         box: as `tight_box` gives it.
-        clip_to: shape of the image in axis order; the original does not clip, and the box may leave the picture.
+        share: standard deviation, as a share of the box's side along the axis.
+        shape: of the image, in axis order.
     """
-    dim = len(box) // 2
-    near, far = np.array(box[:dim]), np.array(box[dim:])
-    limit = min(5, int(0.5 * (far - near)[:2].min()))
-    if limit:
-        shift = rng.integers(-limit, limit, size=2)
-        near[:2] += shift
-        far[:2] += shift
-    if clip_to is not None:
-        extent = np.array(clip_to[::-1])
-        near, far = np.clip(near, 0, extent - 1), np.clip(far, 1, extent)
-    return (*near.tolist(), *far.tolist())
+    corners = np.array(box).reshape(2, -1)
+    draws = rng.standard_normal((corners.shape[1], 2)).T  # x and y are drawn alike in 2D and 3D
+    near, far = np.sort(np.rint(corners + share * (corners[1] - corners[0]) * draws), axis=0)
+    extent = np.array(shape[::-1])
+    near = np.clip(near, 0, extent - 1)
+    far = np.clip(far, near + 1, extent)
+    return tuple(int(i) for i in (*near, *far))
+
+
+def shift_point(
+    point: tuple[int, ...], rng: np.random.Generator, mm: float, spacing: tuple[float, ...], shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """A click x, y (, z) that misses: moved by a normal draw along each axis, rounded and clipped to the image.
+
+    Args:
+        mm: standard deviation along each axis.
+        spacing: mm per axis, in axis order; shape: of the image, likewise.
+    """
+    moved = np.rint(point + rng.standard_normal(len(point)) * mm / np.array(spacing[::-1]))
+    return tuple(int(i) for i in np.clip(moved, 0, np.array(shape[::-1]) - 1))
 
 
 def random_foreground_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, ...] | None:
