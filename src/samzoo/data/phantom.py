@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from samzoo.data import phantom_lesions
+from samzoo.data import phantom_lesions, scenes
 from samzoo.data.disk import disk_errors
 from samzoo.data.phantom_lesions import make_lesion_case
 from samzoo.errors import ConfigError, DataError
@@ -32,6 +32,9 @@ VERSION = 2
 """Raise it when the same seed gives other volumes."""
 
 CLASSES = ("liver", "spleen", "kidney_right", "kidney_left", "stomach", "aorta", "lesion")
+
+SPLITS = "splits.json"
+"""The data set's own split, for `data.splits_file`."""
 
 FIELD_MM = 330.0
 """Width of the field of view."""
@@ -79,7 +82,8 @@ class PhantomSettings:
         size: height and width in voxels.
         slices: fewest and most slices of a volume.
         seed: of everything random.
-        kind: organs as described above, or lesions (`samzoo.data.phantom_lesions`).
+        kind: organs as described above, lesions (`samzoo.data.phantom_lesions`), or scenes to pretrain on
+            (`samzoo.data.scenes`): pictures, whose cases are stacks, or volumes; cases are then those to train on.
         lesion_mm: smallest and largest diameter of lesions, as far as the volume has room for them.
     """
 
@@ -87,7 +91,7 @@ class PhantomSettings:
     size: int = 96
     slices: tuple[int, int] = (16, 24)
     seed: int = 0
-    kind: Literal["organs", "lesions"] = "organs"
+    kind: Literal["organs", "lesions", "scenes", "scenes_3d"] = "organs"
     lesion_mm: tuple[float, float] = (5.0, 60.0)
 
     def __post_init__(self) -> None:
@@ -99,10 +103,32 @@ class PhantomSettings:
             )
 
     @property
+    def scenes(self) -> bool:
+        return self.kind.startswith("scenes")
+
+    @property
+    def dim(self) -> int:
+        """2 if slices of a case have nothing to do with each other."""
+        return 2 if self.kind == "scenes" else 3
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return {"organs": CLASSES, "lesions": phantom_lesions.CLASSES}.get(self.kind, scenes.CLASSES)
+
+    @property
+    def case_splits(self) -> list[tuple[str, str | None]]:
+        """(case id, split) of every case; None leaves the split to whoever reads it."""
+        if self.scenes:
+            return scenes.scene_cases(self.cases, self.dim)
+        return [(f"phantom_{number:03d}", None) for number in range(self.cases)]
+
+    @property
     def signature(self) -> str:
         settings = asdict(self)
         if self.kind == "organs":  # older than the other kinds, and named without it
             del settings["kind"], settings["lesion_mm"]
+        if self.scenes:
+            settings["scenes"] = scenes.VERSION
         content = json.dumps({"version": VERSION} | settings, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -111,9 +137,12 @@ def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.
     """One volume.
 
     Returns:
-        image int16 (D, H, W) in HU, label uint8 (D, H, W) with classes 1..7 in the order of `CLASSES` (1 in lesions),
-        spacing along D, H, W in mm.
+        image int16 (D, H, W) in HU (scenes: 0 to 1000), label uint8 (D, H, W) with the classes 1, 2, ... in the order
+        of `settings.classes`, spacing along D, H, W in mm.
     """
+    if settings.scenes:
+        case_id, split = settings.case_splits[number]
+        return scenes.make_scene_case(settings.dim, settings.size, settings.slices, settings.seed, case_id, split)
     if settings.kind == "lesions":
         return make_lesion_case(settings.size, settings.slices, settings.seed, number, settings.lesion_mm)
     rng = np.random.default_rng((settings.seed, number))
@@ -200,26 +229,29 @@ def _write(out: Path, settings: PhantomSettings, progress: bool) -> None:
     try:
         for folder in ("imagesTr", "labelsTr"):
             (building / folder).mkdir()
-        for number in tqdm(range(settings.cases), desc="making the phantom", unit="case", disable=not progress):
+        cases = settings.case_splits
+        for number, (case_id, _) in enumerate(tqdm(cases, "making the phantom", unit="case", disable=not progress)):
             image, label, spacing = make_volume(settings, number)
             affine = np.diag((*spacing[::-1], 1.0))
             for array, file in (
-                (image, f"imagesTr/phantom_{number:03d}_0000.nii.gz"),
-                (label, f"labelsTr/phantom_{number:03d}.nii.gz"),
+                (image, f"imagesTr/{case_id}_0000.nii.gz"),
+                (label, f"labelsTr/{case_id}.nii.gz"),
             ):
                 nifti = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
                 nifti.header.set_xyzt_units("mm")
                 nib.save(nifti, building / file)
-        names = CLASSES if settings.kind == "organs" else phantom_lesions.CLASSES
         content = {
             "name": "phantom",
             "channel_names": {"0": "CT"},
-            "labels": {"background": 0} | {name: i for i, name in enumerate(names, start=1)},
-            "numTraining": settings.cases,
+            "labels": {"background": 0} | {name: i for i, name in enumerate(settings.classes, start=1)},
+            "numTraining": len(cases),
             "file_ending": ".nii.gz",
             "licence": "CC0-1.0",
             "reference": f"made by samzoo, {settings}",
         }
+        splits = {split: [case for case, own in cases if own == split] for split in ("train", "val", "test")}
+        if any(splits.values()):
+            (building / SPLITS).write_text(json.dumps(splits, indent=1), encoding="utf-8")
         (building / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         building.chmod(0o755)
         if out.is_dir():

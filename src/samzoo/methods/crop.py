@@ -38,6 +38,7 @@ class Refinement:
         clicks: see above.
         feedback: the previous mask is fed back; False asks for each mask anew, from all clicks.
         steps: prompts per object and training step, each followed by a term of the loss.
+        objects: drawn from each crop in a training step (published: 1); a crop is encoded once for all of them.
         steps_without_click: SAM-Med3D's training: one step of those between the first and the last but one, and the
             last, refine the mask without a new click.
         click_threshold: logit above which training takes a voxel for predicted when it looks for errors to click at.
@@ -52,6 +53,7 @@ class Refinement:
     clicks: Clicks = "newest"
     feedback: bool = True
     steps: int = 11
+    objects: int = 1
     steps_without_click: bool = False
     click_threshold: float = 0.5
     detach: bool = False
@@ -59,8 +61,8 @@ class Refinement:
     loss: Literal["dice", "dice_ce"] = "dice"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"refinement.steps must be at least 1, got {self.steps}")
+        if min(self.steps, self.objects) < 1:
+            raise ConfigError(f"refinement.steps and .objects must be at least 1, got {self.steps} and {self.objects}")
         if not 0 <= self.box_fraction <= 1:
             raise ConfigError(f"refinement.box_fraction must be between 0 and 1, got {self.box_fraction}")
         if not self.feedback and (self.clicks == "newest" or self.steps_without_click):
@@ -239,14 +241,14 @@ class CropMethod(VolumeMethod):
     # --- training ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum over `steps` prompts of the loss of one object in each crop; the crop is encoded once.
+        """Sum over `steps` prompts of the loss of the objects drawn from each crop, which is encoded once.
 
         What must agree between processes is drawn from (seed, epoch, batch), the rest from (seed, epoch, batch, rank).
         """
         common = seeded_generator(self.current_epoch, batch_idx)
         own = seeded_generator(self.current_epoch, batch_idx, 1 + self.global_rank)
         x, label = self.patches(batch)
-        target, valid = draw_objects(label, own)
+        target, valid = draw_objects(label, own, self.refinement.objects)
         losses = self.refine(self.encode(x), target, valid, common, own)
         total = losses.sum()
         size, several = len(batch), self.trainer.world_size > 1
@@ -263,11 +265,12 @@ class CropMethod(VolumeMethod):
 
         Args:
             embedding: of B crops.
-            target: bool (B, 1, S, S, S), one object in each crop; crops where it is empty teach nothing.
-            valid: bool (B, 1, S, S, S), voxels that are not ignored.
+            target: bool (K * B, 1, S, S, S), objects as `draw_objects` gives them; those that are empty teach nothing.
+            valid: bool of that shape, voxels that are not ignored.
             common, own: generators, see `training_step`.
         """
-        index = torch.arange(len(target), device=target.device)
+        index = torch.arange(len(target) // self.refinement.objects, device=target.device)
+        index = index.repeat(self.refinement.objects)
         weights = self._weights(target)
         with_box = bool(torch.rand((), generator=common) < self.refinement.box_fraction)
         silent = self._steps_without_click(common)

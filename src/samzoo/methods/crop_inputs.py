@@ -45,23 +45,27 @@ def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (square / (count - 1).clamp(min=1)).sqrt()
 
 
-def draw_objects(label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_objects(label: Tensor, generator: torch.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
     """The class in the middle of each crop, which was cut around it; elsewhere one of those that the crop holds.
 
     Args:
         label: int64 (B, S, S, S).
+        count: objects of each crop; those after the first are drawn from all that it holds, with replacement.
 
     Returns:
-        target and valid, bool (B, 1, S, S, S); the target of a crop without any class is empty.
+        target and valid, bool (count * B, 1, S, S, S), all crops' first objects first; the targets of a crop without
+        any class are empty.
     """
     valid = label != IGNORE
     classes = torch.where(valid, label, 0)
     present = torch.zeros(len(label), IGNORE, dtype=torch.bool, device=label.device)
     present = present.scatter_(1, classes.flatten(1), True)[:, 1:].cpu().double()
-    drawn = torch.multinomial(present + (present.sum(1, keepdim=True) == 0), 1, generator=generator)[:, 0] + 1
+    present += present.sum(1, keepdim=True) == 0
+    drawn = torch.multinomial(present, count, replacement=True, generator=generator).to(label.device) + 1
     middle = classes[(slice(None), *(n // 2 for n in label.shape[1:]))]
-    wanted = torch.where(middle > 0, middle, drawn.to(label.device))
-    return (classes == wanted[:, None, None, None])[:, None], valid[:, None]
+    drawn[:, 0] = torch.where(middle > 0, middle, drawn[:, 0])
+    wanted = drawn.T.reshape(-1, 1, 1, 1, 1)
+    return classes.repeat(count, 1, 1, 1)[:, None] == wanted, valid.repeat(count, 1, 1, 1)[:, None]
 
 
 def error_or_foreground_click(

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from monai.losses import DiceLoss
 from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from samzoo.errors import ConfigError
+from samzoo.geometry import resampled
 from samzoo.methods.slab import Optimizer, SlabMethod
 from samzoo.methods.volume import Spacing
 from samzoo.types import IGNORE, Batch, MethodSpec, Prompts, State
 
 SMALLEST_MAP = 4
 WIDEST = 320
+LARGEST_PATCH = 256**3
+"""Voxels of the patch from which nnU-Net starts to shrink."""
+PLAN_KEY = "samzoo_unet_plan"
 
 
 class UNet(SlabMethod):
-    """MONAI's DynUNet with nnU-Net's rules for depth, strides and kernels (Isensee et al., Nat Methods 2021).
+    """MONAI's DynUNet with nnU-Net's rules for spacing, patch, depth, strides and kernels (Isensee et al., Nat Methods
+    2021).
 
     Loss is cross entropy plus Dice over the foreground classes, on three resolutions with weights 1, 1/2, 1/4.
 
     Args:
-        patch, spacing, in_channels, intensity, optimizer, lr, weight_decay, adam_eps: of `SlabMethod`.
+        patch: (D, H, W); None plans it from the data set's fingerprint, see `plan_patch`.
+        spacing: of `SlabMethod`, or "fingerprint" for nnU-Net's target spacing.
+        patch_voxels: what a planned patch may hold at most, in place of nnU-Net's estimate of the GPU's memory.
+        in_channels, intensity, optimizer, lr, weight_decay, adam_eps: of `SlabMethod`.
         width: channels of the first stage; doubled at each further one up to 320.
         stages: resolutions at most; None: as many as leave maps of at least 4 voxels a side.
         deep_supervision: whether the two next coarser resolutions are trained, too.
         num_classes, class_names: of the data set.
+        fingerprint: measures the training cases, see `samzoo.data.fingerprint`; linked from the data set by the command
+            line, and called only where something is to be planned.
+
+    Raises:
+        ConfigError: numbers out of range, or something is to be planned without a fingerprint.
+        DataError: training cases that can't be measured.
     """
 
     spec = MethodSpec(
@@ -43,8 +60,9 @@ class UNet(SlabMethod):
 
     def __init__(
         self,
-        patch: tuple[int, int, int] = (32, 128, 128),
-        spacing: Spacing | None = None,
+        patch: tuple[int, int, int] | None = None,
+        spacing: Spacing | Literal["fingerprint"] | None = "fingerprint",
+        patch_voxels: int = 128**3,
         in_channels: int = 1,
         intensity: tuple[float, float] = (0.5, 0.25),
         width: int = 32,
@@ -56,7 +74,11 @@ class UNet(SlabMethod):
         adam_eps: float = 1e-4,
         num_classes: int = 1,
         class_names: Sequence[str] = (),
+        fingerprint: Callable[[], Any] | None = None,
     ) -> None:
+        self_planned = {"patch": patch is None, "spacing": spacing == "fingerprint"}
+        if any(self_planned.values()):
+            patch, spacing = _plan(patch, spacing, patch_voxels, stages, fingerprint)
         super().__init__(
             patch,
             spacing,
@@ -69,9 +91,10 @@ class UNet(SlabMethod):
             num_classes=num_classes,
             class_names=class_names,
         )
-        strides, kernels = nnunet_stages(self.patch, self._spacing_ratio(), stages)
+        self.planned = tuple(name for name, is_planned in self_planned.items() if is_planned)
+        strides, kernels = nnunet_stages(self.patch, spacing_ratio(self.spacing), stages)
         for size, axis in zip(self.patch, zip(*strides, strict=True), strict=True):
-            if size % (factor := int(torch.tensor(axis).prod())):
+            if size % (factor := math.prod(axis)):
                 raise ConfigError(
                     f"UNet: a patch of {size} voxels along an axis can't be halved to a {factor}th; take multiples of "
                     f"{factor}, or fewer stages"
@@ -90,12 +113,30 @@ class UNet(SlabMethod):
         )
         self.dice = DiceLoss(include_background=False, batch=True)
 
-    def _spacing_ratio(self) -> tuple[float, float, float]:
-        """Relative voxel size of each axis; axes that are left as they are count as isotropic."""
-        if self.spacing is None:
-            return (1.0, 1.0, 1.0)
-        given = [mm for mm in self.spacing if mm is not None]
-        return tuple(mm if mm is not None else min(given) for mm in self.spacing) if given else (1.0, 1.0, 1.0)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With patch and spacing."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[PLAN_KEY] = self._grid()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a plan of other training cases: its network might fit, but it would see voxels of another size.
+
+        Raises:
+            ConfigError: the checkpoint was trained with another patch or spacing than planned now.
+        """
+        super().on_load_checkpoint(checkpoint)
+        trained, now = checkpoint.get(PLAN_KEY), self._grid()
+        if trained is None or all(trained[name] == now[name] for name in self.planned):
+            return
+        given = " ".join(f"--model.init_args.{k}={str(v).replace('None', 'null')}" for k, v in trained.items())
+        raise ConfigError(
+            f"UNet: the checkpoint was trained with patch {trained['patch']} and spacing {trained['spacing']} mm, but "
+            f"the training cases of this data set plan {now['patch']} and {now['spacing']} mm: its data set or split "
+            f"is another one. To use it all the same, give: {given.replace(', ', ',')}"
+        )
+
+    def _grid(self) -> dict[str, list | None]:
+        return {"patch": list(self.patch), "spacing": None if self.spacing is None else list(self.spacing)}
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> probabilities (B, K + 1, T, H, W)"""
@@ -138,6 +179,73 @@ class UNet(SlabMethod):
         entropy = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / valid.sum().clamp(min=1)
         truth = F.one_hot(torch.where(valid[:, 0], label, 0), logits.shape[1]).movedim(-1, 1) * valid
         return entropy + self.dice(logits.softmax(1) * valid, truth)
+
+
+def _plan(
+    patch: tuple[int, int, int] | None,
+    spacing: Spacing | Literal["fingerprint"] | None,
+    voxels: int,
+    stages: int | None,
+    fingerprint: Callable[[], Any] | None,
+) -> tuple[tuple[int, int, int], Spacing | None]:
+    """Patch and spacing, of which the one that is not given comes from the fingerprint. Says what was planned."""
+    if fingerprint is None:
+        raise ConfigError(
+            "UNet: nothing measures the training cases: give patch and spacing (null takes volumes as they are)"
+        )
+    if voxels < 1:
+        raise ConfigError(f"UNet: patch_voxels must be at least 1, got {voxels}")
+    measured = fingerprint()
+    if spacing == "fingerprint":
+        spacing = measured.spacing
+    if patch is None:
+        shape = resampled(measured.shape, measured.spacing, spacing)
+        patch = plan_patch(shape, spacing_ratio(spacing), voxels, stages)
+    rank_zero_info(
+        f"U-Net planned from {measured.cases} training cases: patch {patch}, spacing {spacing} mm, of a median shape "
+        f"of {measured.shape} at {measured.spacing} mm"
+    )
+    return patch, spacing
+
+
+def spacing_ratio(spacing: Spacing | None) -> tuple[float, float, float]:
+    """Relative voxel size of each axis; axes that are left as they are count as isotropic."""
+    given = [mm for mm in spacing or () if mm is not None]
+    return tuple(mm if mm is not None else min(given) for mm in spacing) if given else (1.0, 1.0, 1.0)
+
+
+def plan_patch(
+    shape: Sequence[int], spacing: Sequence[float], voxels: int, stages: int | None = None
+) -> tuple[int, int, int]:
+    """nnU-Net's patch: of equal extents in mm and no larger than the median case, then shrunk where it covers most of
+    it until it fits, and always such that all stages halve evenly.
+
+    nnU-Net stops where its network fits the GPU's memory; here it is at a number of voxels.
+
+    Args:
+        shape: (D, H, W) median voxels.
+        spacing: (D, H, W) mm, or relative.
+        voxels: at most so many, unless no axis is left to be shrunk.
+        stages: as in `nnunet_stages`.
+    """
+    axes = [i for i in range(3) if shape[i] > 1]
+    extent = (LARGEST_PATCH * math.prod(spacing[i] for i in axes)) ** (1 / max(1, len(axes)))
+    size = [min(n, max(1, round(extent / mm))) for n, mm in zip(shape, spacing, strict=True)]
+    while math.prod(patch := _even(size, spacing, stages)) > voxels and max(size) > 1:
+        shrunk = max((i for i in range(3) if size[i] > 1), key=lambda i: patch[i] / shape[i])
+        size[shrunk] -= 1
+    return patch
+
+
+def _even(size: Sequence[int], spacing: Sequence[float], stages: int | None) -> tuple[int, int, int]:
+    """The size, rounded up to what its stages can halve."""
+    while True:
+        strides, _ = nnunet_stages(size, spacing, stages)
+        factors = [math.prod(axis) for axis in zip(*strides, strict=True)]
+        even = tuple(math.ceil(n / factor) * factor for n, factor in zip(size, factors, strict=True))
+        if even == tuple(size):
+            return even
+        size = even
 
 
 def nnunet_stages(

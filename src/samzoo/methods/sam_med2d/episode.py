@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samzoo.methods.mask_loss import LossTerms, Objective
 from samzoo.methods.promptable import best_mask
-from samzoo.methods.sam_med2d.loss import LossTerms, Objective
 from samzoo.sam import Sam
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from samzoo.errors import ConfigError
 from samzoo.geometry import Interpolation, Policy
+from samzoo.methods.mask_loss import LossTerms, Objective
+from samzoo.methods.objects import Objects, draw_masks, object_map
 from samzoo.methods.promptable import Multimask, PromptableSam2d
 from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.sam_med2d.episode import Episode, Part
-from samzoo.methods.sam_med2d.loss import LossTerms, Objective
 from samzoo.methods.sam_med2d.network import build_sam_med2d
-from samzoo.methods.sam_med2d.objects import Objects, draw_masks, object_map
 from samzoo.prompts.batched import jitter_boxes, mask_boxes, random_error_clicks, random_foreground_click
 from samzoo.sam import SamConfig
 from samzoo.types import IGNORE, Batch, MethodSpec

@@ -1,4 +1,4 @@
-"""SAM-Med2D's objective: 20 focal + dice + quality, in float32 whatever the network computes in."""
+"""The objective of SAM and SAM-Med2D: 20 focal + dice + quality, in float32 whatever the network computes in."""
 
 from __future__ import annotations
 
