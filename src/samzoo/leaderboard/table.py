@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """One table. The first cell of a row is its header; a table that is not sortable has an order that means something."""
+    """One table. The first cell of a row is its header; `sortable` is false where the order of rows has a meaning."""
 
     caption: str
     columns: tuple[str, ...]
