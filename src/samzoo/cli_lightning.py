@@ -11,8 +11,9 @@ import signal
 import sys
 import warnings
 from argparse import Namespace as Options
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from samzoo import run_folder
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
 from samzoo.cli_parser import ConfigFile, Line, Parser
 from samzoo.data import SamzooDataModule
+from samzoo.data.fingerprint import Fingerprint, measure
 from samzoo.data.restore import write_label
 from samzoo.errors import ConfigError, SamzooError, WeightsError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
@@ -118,6 +120,7 @@ class SamzooCLI(LightningCLI):
         parser.add_lightning_class_args(EvaluationProtocol, "protocol")
         for name in ("num_classes", "class_names", "file_zero"):  # methods without one of them are passed over
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.fingerprint", compute_fn=fingerprint_of, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)
@@ -291,6 +294,11 @@ class SamzooCLI(LightningCLI):
                 inference=self.config_init[self.subcommand].protocol.inference,
             )
         print(f"{len(written)} written to {options.out}")
+
+
+def fingerprint_of(data: SamzooDataModule) -> Callable[[], Fingerprint]:
+    """What measures the training cases; only a method that plans itself by them calls it."""
+    return partial(measure, data.entries("train"), data.decoding)
 
 
 def tell_seen(model: Method, datamodule: SamzooDataModule) -> None:

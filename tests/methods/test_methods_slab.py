@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -16,7 +18,7 @@ from samzoo.types import Prompts
 
 def unet(**settings):
     torch.manual_seed(0)
-    return UNet(**({"patch": (4, 32, 32), "width": 4, "num_classes": 2} | settings))
+    return UNet(**({"patch": (4, 32, 32), "spacing": None, "width": 4, "num_classes": 2} | settings))
 
 
 BUILD = {MaskSAM: masksam, UNet: unet}
@@ -154,3 +156,67 @@ def test_unets_stages_follow_nnunets_rules():
     assert nnunet_stages((1, 64, 64), (1.0, 1.0, 1.0))[1][0] == [1, 3, 3]
     with pytest.raises(ConfigError, match="multiples of"):
         unet(patch=(4, 36, 36))
+
+
+def fingerprint(spacing, shape):
+    return lambda: SimpleNamespace(spacing=spacing, shape=shape, cases=3)
+
+
+@pytest.mark.parametrize(
+    "shape, spacing, voxels, patch",
+    [
+        # as nnU-Net's authors report of the Decathlon's Hippocampus, BrainTumour and, at its own size, Prostate
+        ((36, 50, 35), (1.0, 1.0, 1.0), 128**3, (40, 56, 40)),
+        ((138, 169, 138), (1.0, 1.0, 1.0), 128**3, (128, 128, 128)),
+        ((20, 320, 319), (3.6, 0.62, 0.62), 20 * 320 * 256, (20, 320, 256)),
+        ((1, 500, 700), (1.0, 1.0, 1.0), 512**2, (1, 448, 512)),
+        ((3, 2, 1), (1.0, 1.0, 1.0), 1, (1, 1, 1)),
+    ],
+)
+def test_unets_patch_follows_nnunets_rules(shape, spacing, voxels, patch):
+    from samzoo.methods.baselines.unet import plan_patch
+
+    assert plan_patch(shape, spacing, voxels) == patch
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.7, 0.7), (0.6, 2.5, 0.9)])
+def test_a_planned_patch_fits_the_budget_and_can_be_halved(spacing):
+    from samzoo.methods.baselines.unet import plan_patch
+
+    for side in range(9, 120, 10):
+        patch = plan_patch((side, 2 * side, 90), spacing, 20_000, stages=4)
+        assert patch[0] * patch[1] * patch[2] <= 20_000
+        assert patch == unet(patch=patch, spacing=spacing, stages=4).patch, "the network takes it"
+
+
+def test_unet_plans_what_is_not_given():
+    measured = fingerprint((3.0, 1.0, 1.0), (10, 60, 64))
+    planned = unet(patch=None, spacing="fingerprint", fingerprint=measured)
+    assert planned.spacing == (3.0, 1.0, 1.0) and planned.patch == (10, 64, 64)
+    small = unet(patch=None, spacing="fingerprint", patch_voxels=5000, fingerprint=measured)
+    assert 2500 < small.patch[0] * small.patch[1] * small.patch[2] <= 5000
+    given = unet(patch=(4, 32, 32), spacing="fingerprint", fingerprint=measured)
+    assert given.spacing == (3.0, 1.0, 1.0) and given.patch == (4, 32, 32)
+    finer = unet(patch=None, spacing=(None, 2.0, 2.0), fingerprint=measured)
+    assert finer.spacing == (None, 2.0, 2.0) and finer.patch == (10, 32, 32), "the median case at this spacing"
+    with pytest.raises(ConfigError, match="give patch and spacing"):
+        unet(patch=None)
+    with pytest.raises(ConfigError, match="patch_voxels"):
+        unet(patch=None, patch_voxels=0, fingerprint=measured)
+
+
+def test_nothing_is_measured_where_nothing_is_planned():
+    unet(fingerprint=lambda: pytest.fail("measured"))
+
+
+def test_a_checkpoint_keeps_its_plan():
+    settings = {"patch": (4, 32, 32), "spacing": "fingerprint"}
+    trained = unet(**settings, fingerprint=fingerprint((3.0, 1.0, 1.0), (10, 60, 64)))
+    checkpoint = {"state_dict": trained.state_dict()}
+    trained.on_save_checkpoint(checkpoint)
+    unet(**settings, fingerprint=fingerprint((3.0, 1.0, 1.0), (9, 50, 60))).on_load_checkpoint(checkpoint)
+    with pytest.raises(ConfigError, match=r"init_args.patch=\[4,32,32\] --model.init_args.spacing=\[3.0,1.0,1.0\]"):
+        unet(**settings, fingerprint=fingerprint((2.0, 1.0, 1.0), (10, 60, 64))).on_load_checkpoint(checkpoint)
+    unet(spacing=(2.0, 1.0, 1.0)).on_load_checkpoint(checkpoint)  # what is given wins
+    del checkpoint["samzoo_unet_plan"]  # of a checkpoint from before there were plans
+    unet(**settings, fingerprint=fingerprint((2.0, 1.0, 1.0), (9, 50, 60))).on_load_checkpoint(checkpoint)
