@@ -19,6 +19,7 @@ from samzoo.evaluation.published import PublishedRow, deduplicate_published, pub
 from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
 from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
+from samzoo.evaluation.slices import begin_slices, finish_slices, write_slice
 from samzoo.evaluation.summary import published_summary, summary
 from samzoo.methods.base import Method
 from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
@@ -43,8 +44,8 @@ VAL_REGIMES = ("auto", "box_per_slice", "clicks_per_slice", "clicks_3d")
 class EvaluationProtocol(Callback):
     """Scores whole cases on their native grid: `val/dice` in validation, records in test.
 
-    A test writes into `trainer.default_root_dir`: records.csv, prompts.json, run.json and, on request, published.csv
-    and overlays/.
+    A test writes into `trainer.default_root_dir`: records.csv, prompts.json, run.json, slices/ and, on request,
+    published.csv and overlays/.
     Files of an earlier test there are kept under another name.
 
     Args:
@@ -59,6 +60,8 @@ class EvaluationProtocol(Callback):
         published: the test also scores as the method's own paper or code does, if the method knows how; see
             `samzoo.evaluation.published`. These scores rank nothing.
         overlays: of so many cases the test draws pictures, one for each regime.
+        slices: of so many cases the test keeps one slice with image, truth and every answer, from which a leaderboard
+            draws its pictures; 0 for none. See `samzoo.evaluation.slices`.
         prompts_file: use the prompts of this file (a test's prompts.json) instead of simulated ones.
         encode_chunk: slices encoded at a time; of methods on slabs and crops, windows of so many slices in all, at
             least one.
@@ -86,6 +89,7 @@ class EvaluationProtocol(Callback):
         val_surface_metrics: bool = False,
         published: bool = False,
         overlays: int = 0,
+        slices: int = 60,
         prompts_file: str | None = None,
         encode_chunk: int = 8,
         decode_chunk: int = 64,
@@ -97,6 +101,7 @@ class EvaluationProtocol(Callback):
             ("val_cases", val_cases, 1),
             ("click_steps", click_steps, 1),
             ("overlays", overlays, 0),
+            ("slices", slices, 0),
         ):
             if value is not None and value < least:
                 raise ConfigError(f"protocol.{name} must be at least {least}, got {value}")
@@ -109,7 +114,7 @@ class EvaluationProtocol(Callback):
         self.seed = seed
         self.surface_metrics, self.val_surface_metrics = surface_metrics, val_surface_metrics
         self.published = published
-        self.overlays = overlays
+        self.overlays, self.slices = overlays, slices
         self.replay = load_prompts(prompts_file) if prompts_file else None
         self.inference = Inference(encode_chunk, decode_chunk, window_step, tuple(mirror_axes), extensions)
         self._told: set[str] = set()
@@ -165,6 +170,9 @@ class EvaluationProtocol(Callback):
         self._prompts: dict[str, CasePrompts] = {}
         self._costs: dict[str, Cost] = {}
         self._flops: dict[str, int] | None = None
+        if trainer.is_global_zero:
+            begin_slices(Path(trainer.default_root_dir))
+        trainer.strategy.barrier()
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
@@ -174,12 +182,15 @@ class EvaluationProtocol(Callback):
         if self._flops is None:
             with trainer.precision_plugin.forward_context():
                 self._flops = count_flops(pl_module, batch)
-        result = self._score(trainer, pl_module, batch)
+        position = batch_idx * trainer.world_size + trainer.global_rank
+        result = self._score(trainer, pl_module, batch, slices=position < self.slices)
+        if result.slice:
+            write_slice(Path(trainer.default_root_dir), result.slice)
         self._records += result.records
         self._published += result.published
         self._prompts[batch.id] = result.prompts
         self._costs[batch.id] = result.cost
-        if batch_idx * trainer.world_size + trainer.global_rank < self.overlays:
+        if position < self.overlays:
             for regime, labels in result.label_maps.items():
                 path = Path(trainer.default_root_dir) / "overlays" / f"{file_name(batch.id)}_{regime}.png"
                 save_overlay(path, batch, labels, result.own_points)
@@ -208,6 +219,7 @@ class EvaluationProtocol(Callback):
             info["published"] = published_means(published)
         for name in ("records.csv", "published.csv", "prompts.json", "run.json"):
             keep_older(folder / name)
+        finish_slices(folder)
         write_atomically(folder / "prompts.json", lambda f: f.write(dump_prompts(prompts, names)))
         write_atomically(folder / "run.json", lambda f: f.write(json.dumps(info, indent=1, default=str) + "\n"))
         write_records(folder / "records.csv", records)
@@ -220,9 +232,9 @@ class EvaluationProtocol(Callback):
 
     # --- helpers -------------------------------------------------------------------------------------------------
 
-    def _score(self, trainer: Trainer, method: Method, case: Case) -> CaseResult:
+    def _score(self, trainer: Trainer, method: Method, case: Case, slices: bool = False) -> CaseResult:
         with trainer.precision_plugin.forward_context():
-            return score_case(method, case, self._able, self._settings)
+            return score_case(method, case, self._able, replace(self._settings, slices=slices))
 
     def _runnable(self, regimes: Sequence[Regime], method: Method) -> list[Regime]:
         able, notes = runnable(regimes, method.spec)

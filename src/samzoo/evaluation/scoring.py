@@ -13,6 +13,7 @@ from samzoo.evaluation.adapter import Answer, Cost, Inference
 from samzoo.evaluation.published import PublishedRow, PublishedScorer, Scores, mean_over_slices
 from samzoo.evaluation.records import Record
 from samzoo.evaluation.session import CaseSession
+from samzoo.evaluation.slices import CaseSlice
 from samzoo.methods.base import Method
 from samzoo.metrics import Overlap, Surface, overlap, surface
 from samzoo.prompts.io import PromptBook
@@ -29,6 +30,7 @@ class Settings:
         seed: of the first prompts.
         surface: whether to compute surface distances.
         published: whether to score as the method was published, too; of methods on slices.
+        slices: whether to keep one slice with all that was answered on it.
         replay: prompts to use instead of simulated ones.
         inference: how the method is run over a case.
     """
@@ -38,6 +40,7 @@ class Settings:
     seed: int = 0
     surface: bool = True
     published: bool = False
+    slices: bool = False
     replay: PromptBook | None = None
     inference: Inference = field(default_factory=Inference)
 
@@ -51,6 +54,7 @@ class CaseResult:
     label_maps: regime -> uint8 (D, H, W) after the last step, a later class over an earlier one; only to be looked at.
     cost: what the session spent.
     own_points: what the method prompted itself with, see `CaseSession.own_points`; only to be looked at.
+    slice: arrays by name, see `samzoo.evaluation.slices`; None if not asked for.
     """
 
     case_id: str
@@ -60,6 +64,7 @@ class CaseResult:
     own_points: dict[int, np.ndarray] = field(default_factory=dict)
     prompts: dict[str, dict[int, list[CasePrompt]]] = field(default_factory=dict)
     label_maps: dict[str, np.ndarray] = field(default_factory=dict)
+    slice: dict[str, np.ndarray] | None = None
 
 
 def runnable(regimes: Sequence[Regime], spec: MethodSpec) -> tuple[list[Regime], list[str]]:
@@ -110,7 +115,8 @@ class _Walk:
     def __init__(self, method: Method, session: CaseSession, case: Case, settings: Settings) -> None:
         self.session, self.case, self.settings = session, case, settings
         self.label = case.label.numpy()
-        counts = np.bincount(self.label.ravel(), minlength=IGNORE + 1)
+        on_slices = np.stack([np.bincount(plane.ravel(), minlength=IGNORE + 1) for plane in self.label])
+        counts = on_slices.sum(axis=0)
         self.present = [int(k) for k in np.flatnonzero(counts) if k not in (0, IGNORE)]
         if self.present and self.present[-1] > len(settings.class_names):
             raise DataError(
@@ -120,6 +126,9 @@ class _Walk:
         by_slice = method.spec.unit == "slice"
         self.published = PublishedScorer(method, session, self.label) if settings.published and by_slice else None
         self.result = CaseResult(case.id, session.cost)
+        self.slice = CaseSlice(case, on_slices) if settings.slices else None
+        if self.slice:
+            self.result.slice = self.slice.arrays
 
     def run(self, regimes: Sequence[Regime]) -> CaseResult:
         for regime in regimes:
@@ -139,6 +148,8 @@ class _Walk:
             own = self.published.automatic(class_id) if self.published else []
             self._record(regime, 0, CasePrompt(class_id), scores, spent, own)
         self.result.label_maps[regime.name] = labels
+        if self.slice:
+            self.slice.add(regime.name, 0, labels[self.slice.z])
 
     def _prompted(self, regime: Regime) -> None:
         saved = self._saved(regime)
@@ -148,6 +159,7 @@ class _Walk:
         history: dict[int, list[CasePrompt]] = {k: [] for k in classes}
         scores: dict[int, tuple[Overlap, Surface]] = {}
         own: dict[int, list[Scores]] = {}
+        planes: dict[int, np.ndarray] = {}
         for step in range(regime.start, regime.last + 1):
             if saved is not None:
                 updated = [saved[k][step - regime.start] for k in classes]
@@ -164,9 +176,14 @@ class _Walk:
                     scores.pop(k, None)
                 if step in regime.scored:
                     if k not in scores:
-                        scores[k] = self._score(k, answers[i].mask)
+                        mask = answers[i].mask
+                        scores[k] = self._score(k, mask)
+                        if self.slice:
+                            planes[k] = mask[self.slice.z].copy()
                         own[k] = self.published.answered(k, answers[i]) if self.published else []
                     self._record(regime, step, updated[i], scores[k], spent, own[k])
+            if planes and step in regime.scored:
+                self.slice.add_masks(regime.name, step, planes)
             prompts = updated
         self.result.prompts[regime.name] = history
         labels = np.zeros(self.case.shape, dtype=np.uint8)
