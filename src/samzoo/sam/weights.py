@@ -13,13 +13,16 @@ from samzoo.download import download
 from samzoo.errors import WeightsError
 from samzoo.paths import samzoo_home
 
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""The weights that come with the package."""
+
 
 @dataclass(frozen=True)
 class WeightsEntry:
     """One published file.
 
     Args:
-        file: its name under `weights_folder()`.
+        file: its name under `weights_folder()`, or in the package.
         url: None where the publisher gives no direct link; `obtain` then says where to get it by hand.
         sha256: of the whole file; None where none is published (the file is then used unverified).
         architecture: name in `ARCHITECTURES`, or in `ARCHITECTURES_3D` where `dim` is 3.
@@ -31,6 +34,7 @@ class WeightsEntry:
         channel_order: of the pictures it was trained on.
         dim: 2 for pictures, 3 for volumes.
         seen: the zoo's data sets whose training parts the weights were trained on, as far as the publisher tells.
+        shipped: whether the file comes with samzoo and lies in its package.
     """
 
     file: str
@@ -46,11 +50,12 @@ class WeightsEntry:
     channel_order: str = "RGB"
     dim: int = 2
     seen: tuple[str, ...] = ()
+    shipped: bool = False
 
     @property
     def path(self) -> Path:
         """Where the file lies, or would lie."""
-        return weights_folder() / self.file
+        return (SHIPPED if self.shipped else weights_folder()) / self.file
 
 
 def _official(letter: str, md5: str, sha256: str) -> WeightsEntry:
@@ -120,6 +125,20 @@ def _sam_med3d(file: str, url: str | None, obtain: str) -> WeightsEntry:
     )
 
 
+def _shipped(name: str, architecture: str, image_size: int, dim: int, sha256: str | None) -> WeightsEntry:
+    return WeightsEntry(
+        file=f"{name}.safetensors",
+        url=None,
+        sha256=sha256,
+        architecture=architecture,
+        image_size=image_size,
+        licence="Apache-2.0",
+        obtain="part of samzoo",
+        dim=dim,
+        shipped=True,
+    )
+
+
 _SERIES = ("amos", "brats", "kits", "lits", "totalsegmentator")
 """Their releases share cases from year to year, so that one that was seen stands for all."""
 _DECATHLON = re.compile(r"^(?:(?:msd|(?:task|dataset)0*(?:[1-9]|10))[\W_]+)+")
@@ -168,6 +187,8 @@ WEIGHTS: dict[str, WeightsEntry] = {
     "sam_med3d_turbo": _sam_med3d(
         "sam_med3d_turbo.pth", f"{_SAM_MED3D_PAGE}/resolve/main/sam_med3d_turbo.pth", _SAM_MED3D_PAGE
     ),
+    "sam_tiny": _shipped("sam_tiny", "vit_tiny", 128, 2, None),
+    "sam_tiny_3d": _shipped("sam_tiny_3d", "vit_tiny_3d", 48, 3, None),
 }
 
 
@@ -218,6 +239,8 @@ def find_weights(source: str | Path) -> WeightsFile:
 def _find_entry(name: str, entry: WeightsEntry) -> WeightsFile:
     path = entry.path
     if not path.is_file():
+        if entry.shipped:
+            raise WeightsError(f"the weights {name} belong to samzoo, but {path} is missing: install samzoo again")
         if entry.url is None:
             raise WeightsError(
                 f"the weights {name} have no direct download: get {entry.file} from {entry.obtain}, put it at {path}, "
@@ -226,9 +249,10 @@ def _find_entry(name: str, entry: WeightsEntry) -> WeightsFile:
         download(entry.url, path, entry.sha256)
     sha256 = file_sha256(path)
     if entry.sha256 not in (None, sha256):
+        remedy = "install samzoo again" if entry.shipped else "delete it to fetch it again"
         raise WeightsError(
             f"{path} has sha256 {sha256}, but {name} has {entry.sha256}: the file is damaged or another one; "
-            "delete it to fetch it again, or give the path of your file if you mean that one"
+            f"{remedy}, or give the path of your file if you mean that one"
         )
     return WeightsFile(path, sha256, verified=entry.sha256 is not None)
 
