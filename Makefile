@@ -20,7 +20,7 @@ bench: $(READY)
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 leaderboard: $(READY)
-	$(BIN)/samzoo leaderboard --fit
+	$(BIN)/samzoo leaderboard --fit $(if $(SUITE),--suite "$(SUITE)")
 
 # timm brings torchvision along. Where torch is built for the CPU only, a torchvision that is built for CUDA can't load its
 # operators ("operator torchvision::nms does not exist") and makes torchmetrics and lightning fail on import. Nothing

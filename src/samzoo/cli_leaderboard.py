@@ -1,88 +1,132 @@
-"""`samzoo leaderboard`: fit and test the cells of a suite that have no result yet, then write the tables. No torch.
-
-Each fit and each test is a process of its own, so that peak memory and failures stay with their cell.
-"""
+"""`samzoo leaderboard`: run the cells of a suite that have no result yet, then write the board. No torch."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import shlex
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from samzoo.cli_config import PARTS, SUFFIXES, find_config, read_config
+from samzoo.cli_config import UsageError
+from samzoo.cli_runner import run_here, visible_gpus
+from samzoo.cli_suite import Job, jobs
 from samzoo.errors import SamzooError
-from samzoo.leaderboard import Cell, Suite, entry_rows, read_suite, write_leaderboard
-from samzoo.run_folder import Run
-
-
-def signature(cell: Cell) -> str:
-    """Hash of all that a cell's result depends on except code: its settings and every config file in it."""
-    path = find_config(cell.config)
-    files = [path] + [find_config(s.split("=")[-1]) for s in cell.settings if s.endswith(SUFFIXES)]
-    files += [Path(part) for name in PARTS if isinstance(part := read_config(path).get(name), str)]
-    parts = [json.dumps([cell.config, cell.fit, cell.settings]), *(file.read_text() for file in files)]
-    return hashlib.sha256("\n---\n".join(parts).encode()).hexdigest()[:10]
-
-
-def cell_folder(suite: Suite, cell: Cell) -> Path:
-    """Where a cell's run is; other settings are another folder, so that no result is overwritten or mistaken."""
-    return suite.runs / f"{cell.name}-{signature(cell)}"
-
-
-def complete(folder: Path) -> bool:
-    return (folder / "records.csv").is_file() and (folder / "run.json").is_file()
-
-
-def commands(cell: Cell, folder: Path) -> list[list[str]]:
-    """The samzoo commands that are still to be run for a cell; an interrupted run is taken up again."""
-    begun = Run(folder).config.is_file()
-    config = [] if begun else ["--config", cell.config, *cell.settings]
-    where = ["--run", str(folder)]
-    if not cell.fit:
-        return [["test", *config, "--zero-shot", *where]]
-    return [["fit", *config, *["--resume"] * begun, *where], ["test", *where]]
+from samzoo.leaderboard.board import Missing, TestedRun
+from samzoo.leaderboard.merge import check, find_runs
+from samzoo.leaderboard.suite import read_suite
 
 
 def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
+    if args[:1] == ["merge"]:
+        return _merge(parser, args[1:])
+    parser.epilog = "samzoo leaderboard merge OUT RUN_FOLDER ...   puts runs of other groups on one board (--help)"
     parser.add_argument("--suite", default="leaderboard/suite.yaml", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--fit", action="store_true", help="fit and test the cells that have no result yet")
+    parser.add_argument("--out", metavar="DIR", help="where to write the board (default: beside the suite)")
+    parser.add_argument("--verbose", action="store_true", help="show all that the cells say, which their logs keep")
     parser.add_argument(
-        "--out", metavar="DIR", help="where to write leaderboard.md and .csv (default: beside the suite)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="cells side by side, each on one GPU or its share of the cores (default: as many as CUDA devices); "
+        "with more than 1, times are those of a machine that has other work too",
+    )
+    parser.add_argument(
+        "--launcher", choices=["here", "slurm"], default="here", help="slurm: a job of the cluster for each cell"
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of sbatch: partition=gpu, time=600 (minutes), gpus_per_node=1, mem=32GB ...; may be repeated",
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="with --launcher slurm: write the board once all have ended"
     )
     options = parser.parse_args(args)
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    if options.slurm and options.launcher != "slurm":
+        raise UsageError("--slurm belongs to --launcher slurm")
     suite = read_suite(Path(options.suite))
-    folders = {cell: cell_folder(suite, cell) for cell in suite.cells}
-    failed = []
-    for cell, folder in folders.items():
-        if complete(folder):
-            print(f"{cell.name}: complete, in {folder}", flush=True)
-        elif options.fit and not _run(cell, folder):
-            failed.append(cell.name)
-    rows, missing = [], []
-    for cell, folder in folders.items():
-        if complete(folder):
-            rows += entry_rows(cell.name, folder)
-        else:
-            missing.append(cell.name)
+    todo = jobs(suite)
+    failures = _run(todo, suite.runs, options) if options.fit else {}
+    runs, missing = load([(j.cell.name, j.seed, j.folder) for j in todo if j.complete])
+    missing += [Missing(job.name, job.why_missing()) for job in todo if not job.complete]
     out = Path(options.out) if options.out else suite.path.parent
-    write_leaderboard(out, rows, missing)
-    print(f"{out / 'leaderboard.md'}: {len(folders) - len(missing)} of {len(folders)} cells", flush=True)
-    if failed:
-        raise SamzooError(f"these cells failed (see above): {', '.join(failed)}")
+    write(out, runs, missing)
+    print(f"{out / 'leaderboard.md'}: {len(runs)} of {len(todo)} cells", flush=True)
+    for lost in missing:
+        print(f"no result: {lost.entry}: {lost.reason}", flush=True)
+    if failures:
+        lines = [f"  {job.name}: {reason} (log: {job.log})" for job, reason in failures.items()]
+        raise SamzooError(
+            "\n".join([f"{len(failures)} of {len(todo)} cells failed; the next call tries again", *lines])
+        )
     return 0
 
 
-def _run(cell: Cell, folder: Path) -> bool:
-    """Run what is missing; False if a command failed. Ctrl-C goes on to the caller."""
-    for command in commands(cell, folder):
-        print(f"{cell.name}: samzoo {shlex.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "samzoo.cli", *command], check=False).returncode
-        if code == 130:
-            raise KeyboardInterrupt
-        if code:
-            return False
-    return True
+def _run(all_jobs: Sequence[Job], runs: Path, options: argparse.Namespace) -> dict[Job, str]:
+    """Run what has no result; says why each failed job did."""
+    todo = [job for job in all_jobs if not job.complete]
+    if done := len(all_jobs) - len(todo):
+        print(f"{done} of {len(all_jobs)} cells are complete already", flush=True)
+    if options.launcher == "here":
+        workers = min(options.jobs or len(visible_gpus()) or 1, len(todo) or 1)
+        numbers = {job: f"{i} of {len(all_jobs)}" for i, job in enumerate(all_jobs, start=1)}
+        return run_here(todo, runs, workers, options.verbose, numbers)
+    from samzoo.cli_slurm import parameters, submit, wait
+
+    submitted = submit(todo, runs, parameters(options.slurm))
+    for job, handle in submitted.items():
+        print(f"{job.name}: job {handle.job_id}", flush=True)
+    if options.wait:
+        return wait(submitted)
+    print("`samzoo leaderboard` shows what has ended", flush=True)
+    return {}
+
+
+def load(found: Sequence[tuple[str, int | None, Path]]) -> tuple[list[TestedRun], list[Missing]]:
+    """Read runs (entry, seed, folder); one that is damaged is missing, with the reason."""
+    from samzoo.leaderboard.compute import load_run
+
+    runs, missing = [], []
+    for entry, seed, folder in found:
+        try:
+            runs.append(load_run(entry, folder, seed))
+        except SamzooError as error:
+            missing.append(Missing(entry, str(error)))
+    return runs, missing
+
+
+def write(out: Path, runs: Sequence[TestedRun], missing: Sequence[Missing]) -> None:
+    from samzoo.leaderboard.compute import compute_board
+    from samzoo.leaderboard.report import write_report
+
+    write_report(out, compute_board(runs, missing))
+
+
+def _merge(parser: argparse.ArgumentParser, args: list[str]) -> int:
+    parser.prog += " merge"
+    parser.description = "Check runs of several groups and put those that can be compared on one board."
+    parser.add_argument("out", type=Path, metavar="OUT", help="where to write the board")
+    parser.add_argument(
+        "runs", nargs="+", metavar="[NAME=]FOLDER", help="a run folder, or one that holds several; NAME is the entry's"
+    )
+    parser.add_argument("--skip-refused", action="store_true", help="write the board without what is refused")
+    options = parser.parse_args(args)
+    runs, missing = load([(name, None, folder) for given in options.runs for name, folder in find_runs(given)])
+    problems = check(runs)
+    refused = {problem.folder for problem in problems}
+    missing += [Missing(problem.entry, problem.reason) for problem in problems]
+    lines = [f"  {problem.folder}: {problem.reason}" for problem in problems]
+    lines += [f"  {lost.reason}" for lost in missing[: len(missing) - len(problems)]]
+    left = [run for run in runs if run.folder not in refused]
+    if missing and not (options.skip_refused and left):
+        hint = "nothing is written; --skip-refused leaves these out" if left else "nothing is left to write"
+        raise SamzooError("\n".join([f"{len(missing)} runs are refused, {hint}", *lines]))
+    for line in lines:
+        print(f"refused:{line[1:]}", flush=True)
+    write(options.out, left, missing)
+    print(f"{options.out / 'leaderboard.md'}: {len(left)} runs, {len(missing)} refused", flush=True)
+    return 0

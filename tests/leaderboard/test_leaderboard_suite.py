@@ -1,92 +1,142 @@
-"""Which cells of a suite are run, and which are complete."""
+"""What a suite asks for, and under which signature."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from samzoo import cli_leaderboard
-from samzoo.cli import main
-from samzoo.cli_leaderboard import cell_folder, commands, signature
-from samzoo.leaderboard import Cell, read_suite
+from samzoo import cli_suite
+from samzoo.cli_suite import commands, jobs, signature
+from samzoo.errors import ConfigError
+from samzoo.leaderboard.suite import Cell, read_suite
 
-PHANTOM = ["--data.phantom.cases=6", "--data.phantom.size=48", "--data.phantom.slices=[4,5]"]
+QUIET = "--trainer.enable_progress_bar=false"
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
+    """A working folder with a config of two parts, one of which names a split."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAMZOO_HOME", str(tmp_path / "home"))
+    for name, text in {
+        "methods/m.yaml": "class_path: SAM",
+        "datasets/d.yaml": "root: there\nsplits_file: split.json",
+        "splits/split.json": "[]",
+        "m_d.yaml": "model: methods/m.yaml\ndata: datasets/d.yaml",
+    }.items():
+        path = tmp_path / "configs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     return tmp_path
 
 
-def test_the_suite_of_the_repository():
-    suite = read_suite(Path(__file__).parents[2] / "leaderboard/suite.yaml")
-    assert {c.name: c.fit for c in suite.cells} == {
-        "box_ellipse": False,
-        "sam": False,
-        "sam_med2d": True,
-        "promise": True,
-        "unet": True,
-        "masksam": True,
-        "masksam_fixed": True,
-        "sam_med3d": True,
-        "m_sam": True,
-        "m_sam_fixed": True,
-    }
-    assert len({cell_folder(suite, c) for c in suite.cells}) == len(suite.cells)
+def suite(text):
+    Path("suite.yaml").write_text(text)
+    return read_suite(Path("suite.yaml"))
 
 
-def test_signature_follows_settings_and_every_file(work):
-    for folder in ("configs/methods", "configs/datasets"):
-        (work / folder).mkdir(parents=True)
-    (work / "configs/methods/m.yaml").write_text("class_path: SAM")
-    (work / "configs/datasets/d.yaml").write_text("layout: phantom")
-    (work / "configs/m_d.yaml").write_text("model: methods/m.yaml\ndata: datasets/d.yaml")
-    cell = Cell("a", "m_d.yaml")
+def test_the_suite_of_the_repository_asks_for_a_folder_for_each_run(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    found = jobs(read_suite(Path("leaderboard/suite.yaml")))
+    assert len(found) > 5 and len({job.folder for job in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("m_d.yaml", "model: methods/m.yaml\ndata: datasets/d.yaml\ndata.seed: 1"),
+        ("methods/m.yaml", "class_path: UNet"),
+        ("datasets/d.yaml", "root: elsewhere"),
+        ("splits/split.json", "[1]"),
+    ],
+)
+def test_signature_follows_every_file(work, file, text):
+    by_config = Cell("a", config="m_d.yaml")
+    by_method = Cell("a", method="m.yaml", data="d.yaml")
+    before = signature(by_config), signature(by_method)
+    (work / "configs" / file).write_text(text)
+    assert signature(by_config) != before[0]
+    assert (signature(by_method) == before[1]) == (file == "m_d.yaml")
+
+
+def test_signature_follows_settings_and_versions_but_not_the_name(work, monkeypatch):
+    cell = Cell("a", config="m_d.yaml")
     before = signature(cell)
-    assert signature(Cell("b", "m_d.yaml")) == before, "the name does not matter"
-    assert signature(Cell("a", "m_d.yaml", settings=("--data.seed=1",))) != before
-    (work / "configs/datasets/d.yaml").write_text("layout: phantom\nseed: 1")
+    assert signature(Cell("b", config="m_d.yaml", seeds=(3,))) == before
+    assert signature(Cell("a", config="m_d.yaml", settings=("--data.seed=1",))) != before
+    assert signature(Cell("a", config="m_d.yaml", fit=False)) != before
+    with monkeypatch.context() as patch:
+        patch.setattr("samzoo.data.phantom.VERSION", 99)
+        assert signature(cell) == before, "it is not on the phantom"
+    (work / "configs/datasets/d.yaml").write_text("layout: phantom")
+    before = signature(cell)
+    monkeypatch.setattr("samzoo.data.phantom.VERSION", 99)
+    assert signature(cell) != before
+    before = signature(cell)
+    monkeypatch.setattr(cli_suite, "__version__", "99")
     assert signature(cell) != before
 
 
-def test_commands_take_up_what_was_interrupted(tmp_path):
-    folder = tmp_path / "run"
-    where = ["--run", str(folder)]
-    trained, zero = Cell("a", "x.yaml", settings=("--data.seed=1",)), Cell("b", "y.yaml", fit=False)
-    assert commands(trained, folder) == [["fit", "--config", "x.yaml", "--data.seed=1", *where], ["test", *where]]
-    assert commands(zero, folder) == [["test", "--config", "y.yaml", "--zero-shot", *where]]
-    folder.mkdir()
-    (folder / "config.yaml").touch()
-    assert commands(trained, folder) == [["fit", "--resume", *where], ["test", *where]]
-    assert commands(zero, folder) == [["test", "--zero-shot", *where]]
-
-
-def test_cells_are_run_once(work, monkeypatch, capsys):
-    settings = [*PHANTOM, "--protocol.regimes=[box_3d]", "--trainer.accelerator=cpu"]
-    Path("suite.yaml").write_text(
-        f"cells:\n  floor: {{config: box_ellipse_phantom.yaml, fit: false, settings: {settings}}}"
+def test_methods_on_data_of_ones_own(work):
+    (work / "mine.yaml").write_text("root: mine")
+    read = suite(
+        "data: mine.yaml\nsettings: [--trainer.max_epochs=3]\nseeds: [0, 1]\ncells:\n"
+        "  a: {method: m.yaml, settings: [--trainer.max_epochs=9]}\n"
+        "  b: {method: m.yaml, fit: false, data: d.yaml}\n"
+        "  c: {config: m_d.yaml, seeds: [2]}\n"
     )
-    calls = []
+    first, second, zero, third = jobs(read)
+    assert [j.name for j in (first, second, zero, third)] == ["a, seed 0", "a, seed 1", "b", "c"]
+    assert (first.seed, second.seed, zero.seed, third.seed) == (0, 1, None, 2)
+    assert second.folder == Path(f"{first.folder}-seed1") and third.folder.name.endswith("-seed2")
+    fit, test = commands(second)
+    where = ["--run", str(second.folder)]
+    settings = ["--trainer.max_epochs=3", "--trainer.max_epochs=9", "--seed_everything=1"]
+    assert fit == ["fit", "--model", "m.yaml", "--data", "mine.yaml", QUIET, *settings, *where]
+    assert test == ["test", *where]
+    (only,) = commands(zero)
+    assert only[:5] == ["test", "--model", "m.yaml", "--data", "d.yaml"] and "--zero-shot" in only
+    assert not any("seed" in word for word in only)
+    assert commands(third)[0][:3] == ["fit", "--config", "m_d.yaml"]
 
-    def in_process(command, check):
-        calls.append(command[3:])
-        return SimpleNamespace(returncode=main(command[3:]))
 
-    monkeypatch.setattr(cli_leaderboard, "subprocess", SimpleNamespace(run=in_process))
-    assert main(["leaderboard", "--suite", "suite.yaml"]) == 0
-    assert "No result yet: floor" in Path("leaderboard.md").read_text() and not calls
-    assert main(["leaderboard", "--suite", "suite.yaml", "--fit"]) == 0
-    assert len(calls) == 1 and "| floor | BoxEllipse |" in Path("leaderboard.md").read_text()
-    assert main(["leaderboard", "--suite", "suite.yaml", "--fit"]) == 0
-    assert len(calls) == 1 and "floor: complete" in capsys.readouterr().out
+def test_files_beside_the_suite_are_found_from_elsewhere(work):
+    (work / "study").mkdir()
+    (work / "study/mine.yaml").write_text("root: mine")
+    (work / "study/suite.yaml").write_text("data: mine.yaml\ncells: {a: {method: m.yaml}}")
+    read = read_suite(Path("study/suite.yaml"))
+    assert (read.cells[0].data, read.runs) == ("study/mine.yaml", Path("study/runs"))
+    jobs(read)
 
 
-def test_failed_cell_is_told_and_the_rest_is_written(work, monkeypatch, capsys):
-    Path("suite.yaml").write_text("cells: {floor: {config: box_ellipse_phantom.yaml, fit: false}}")
-    failing = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1))
-    monkeypatch.setattr(cli_leaderboard, "subprocess", failing)
-    assert main(["leaderboard", "--suite", "suite.yaml", "--fit"]) == 1
-    assert "these cells failed (see above): floor" in capsys.readouterr().err
-    assert "No result yet: floor" in Path("leaderboard.md").read_text()
+def test_what_was_interrupted_is_taken_up(work):
+    trained, zero = jobs(suite("cells: {a: {config: m_d.yaml}, b: {config: m_d.yaml, fit: false}}"))
+    for job in (trained, zero):
+        job.folder.mkdir(parents=True)
+        (job.folder / "config.yaml").touch()
+    where = ["--run", str(trained.folder)]
+    assert commands(trained) == [["fit", "--resume", *where], ["test", *where]]
+    assert commands(zero) == [["test", "--zero-shot", "--run", str(zero.folder)]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cells: {a: {config: x.yaml, method: y.yaml}}", "cell 'a' must say which `config`.* not both"),
+        ("cells: {a: {method: y.yaml}}", "cell 'a' must say on which `data`"),
+        ("cells: {a: {config: x.yaml, seeds: 3}}", "cell 'a': seeds must be a list"),
+        ("cells: {a: {config: x.yaml, seeds: [1, 1]}}", "cell 'a': a seed is there twice"),
+        ("cells: {a: {config: x.yaml, seeds: [-1]}}", "cell 'a': seeds must be"),
+        ("cells: {a: {config: x.yaml, fit: false, seeds: [0, 1]}}", "cell 'a': seeds are of a training"),
+        ("seeds: []\ncells: {a: {config: x.yaml}}", "suite.yaml: seeds must be"),
+        ("settings: --x=1\ncells: {a: {config: x.yaml}}", "suite.yaml: settings must be a list"),
+        ("data: {root: x}\ncells: {a: {config: x.yaml}}", "suite.yaml: data must be the name of a file"),
+        ("runs: 3\ncells: {a: {config: x.yaml}}", "suite.yaml: runs must be the name of a folder"),
+    ],
+)
+def test_what_a_suite_refuses(work, text, message):
+    with pytest.raises(ConfigError, match=message):
+        suite(text)
+
+
+def test_a_config_that_is_not_there_names_its_cell(work):
+    with pytest.raises(ConfigError, match=r"suite\.yaml: cell 'a': there is no config file 'm_e\.yaml'.*m_d\.yaml"):
+        jobs(suite("cells: {a: {config: m_e.yaml}}"))
