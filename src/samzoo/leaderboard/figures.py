@@ -1,49 +1,85 @@
-"""Pictures of the leaderboard, from its rows alone. Needs no torch."""
+"""The pictures of a leaderboard, from a section alone. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
+import matplotlib
+from matplotlib import style
 
+from samzoo.evaluation.records import file_name
+from samzoo.leaderboard import figures_cases, figures_scores, figures_style
+from samzoo.leaderboard.board import Section
+from samzoo.leaderboard.figures_style import RC, Style, entry_styles
 from samzoo.writing import write_atomically
 
-if TYPE_CHECKING:
-    from samzoo.leaderboard.table import Row
+__all__ = ["Figure", "Style", "entry_styles", "save_figures", "section_stem"]
 
-METRICS = {"dice": "Dice", "nsd_2mm": "NSD at 2 mm"}
-MARKERS = "osD^vP*X"
+DRAWINGS = {
+    "effort": figures_scores.effort,
+    "intervals": figures_scores.intervals,
+    "classes": figures_cases.classes,
+    "pareto": figures_cases.pareto,
+    "ranks": figures_scores.ranks,
+    "strata": figures_scores.strata,
+    "robustness": figures_scores.robustness,
+}
+DPI = 150
 
 
-def save_effort_figure(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Dice and NSD against human actions per case, as PNG: a line for each entry and regime, a mark for each step.
+@dataclass(frozen=True)
+class Figure:
+    """A saved picture.
 
-    Entries have a colour each, regimes a mark. Rows without a score are left out; automatic answers stand at 0.
+    Args:
+        name: what it shows, in one word; unique in its section.
+        file: relative to the leaderboard's folder.
+        alt: what is seen, in words and with the main numbers.
     """
-    entries, regimes = ([*dict.fromkeys(getattr(row, name) for row in rows)] for name in ("entry", "regime"))
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    figure.suptitle(title)
-    for axes, (metric, label) in zip(figure.subplots(1, 2, sharex=True), METRICS.items(), strict=True):
-        for i, entry in enumerate(entries):
-            for j, regime in enumerate(regimes):
-                own = sorted((r for r in rows if (r.entry, r.regime) == (entry, regime)), key=lambda r: r.step)
-                points = [(r.effort_per_case or 0, y) for r in own if (y := getattr(r, metric)) is not None]
-                if points:
-                    style = {"color": f"C{i % 10}", "marker": MARKERS[j % len(MARKERS)], "markersize": 5}
-                    axes.plot(*zip(*points, strict=True), **style, label=f"{entry}, {regime}")
-        axes.set_xscale("symlog", linthresh=1)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        if not all(r.effort_per_case for r in rows):
-            axes.set_xlim(left=-0.2)
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        axes.set_xlabel("effort: human actions per case (a click is 1, a box 2)")
-        axes.set_ylabel(f"{label}, mean over cases")
-        axes.grid(alpha=0.3)
-    if lines := figure.axes[0].get_legend_handles_labels()[0]:
-        figure.legend(handles=lines, loc="outside right center", fontsize="small")
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110), "wb")
+
+    name: str
+    file: str
+    title: str
+    alt: str
+    caption: str
+
+
+def section_stem(section: Section) -> str:
+    """How the names of a section's files begin; no two sections of a board share it."""
+    stem = file_name(section.title)
+    return stem if stem == section.title else f"{stem}-{section.signature[:8]}"
+
+
+def save_figures(folder: Path, section: Section) -> list[Figure]:
+    """Write the figures of a section as PNG under `folder`/figures; one without data is left out.
+
+    Raises:
+        DataError: a file can't be written.
+    """
+    styles, saved = entry_styles(section), []
+    with style.context("default"), matplotlib.rc_context(RC):
+        for name, draw in DRAWINGS.items():
+            drawing = draw(section, styles)
+            if drawing is None:
+                continue
+            file = f"figures/{section_stem(section)}_{name}.png"
+            _save(folder / file, drawing.sheet)
+            saved.append(Figure(name, file, drawing.title, drawing.alt, drawing.caption))
+    return saved
+
+
+def _save(path: Path, sheet) -> None:
+    options = {"format": "png", "dpi": DPI, "metadata": {"Software": None}}
+    write_atomically(path, lambda file: sheet.savefig(file, **options), "wb")
+
+
+def save_effort_figure(path, rows, title) -> None:
+    """The figure of the tables of old, until they are gone."""
+    sheet = figures_style.sheet(4)
+    axes = sheet.subplots()
+    for entry, regime in dict.fromkeys((r.entry, r.regime) for r in rows):
+        own = [(r.effort_per_case or 0, r.dice) for r in rows if (r.entry, r.regime) == (entry, regime)]
+        axes.plot(*zip(*own, strict=True), marker="o")
+    axes.set_title(title)
+    _save(path, sheet)
