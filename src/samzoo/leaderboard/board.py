@@ -47,7 +47,8 @@ class Cost:
 
     Args:
         gflop_encode, gflop_prompt: 1e9 floating point operations of one encoding and of one prompt.
-        ms_per_case: encoding and decoding of a case in the regime that ranks it, all classes and steps, mean.
+        ms_per_case: encoding and decoding of a case in the regime that ranks it, all classes and steps, mean; encoding
+            is the most that any regime spent on the case, as later regimes reuse it.
         peak_memory_bytes: of the test; training_memory_bytes: of the training.
     """
 
@@ -91,6 +92,7 @@ class Row:
 
     Args:
         effort: human actions per case, summed over its classes.
+        false_positives: pairs of case and class, mean over seeds, rounded up.
         oracle: what the regime was told that nobody would know, in words; "" for nothing.
         seed_sd: standard deviation of the seeds' mean Dice; None with one seed.
         by_class: class name -> mean Dice.
@@ -120,9 +122,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two entries on the same cases, regime and step: first minus second in Dice, paired by patient.
+    """Two entries on the same cases, regime and step: first minus second in mean Dice, both in the same draws.
 
     Args:
+        patients: of the test, with a Dice of both.
         p: two-sided Wilcoxon signed-rank test; p_holm: with Holm's correction over the comparisons of this regime.
     """
 
@@ -139,7 +142,8 @@ class Ranking:
     """Entries of one regime after its last step, best first by mean Dice.
 
     Args:
-        shares: entry -> share of the bootstrap draws in which it holds rank 1, 2, ... of them.
+        shares: entry -> share of the bootstrap draws in which it holds rank 1, 2, ... of them; ties share the better
+            rank. Empty with too few patients.
         comparisons: of every pair; empty with too few patients, `note` then says so.
     """
 
@@ -169,7 +173,10 @@ class BreakEven:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Mean Dice of an entry on the objects (case and class) of a range of volumes; upper end excluded."""
+    """Mean Dice of an entry on the objects (case and class) of a range of volumes; upper end excluded.
+
+    The ranges are the tertiles of the section's objects: the first starts at 0, the last ends at infinity.
+    """
 
     entry: str
     regime: str
@@ -196,7 +203,11 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Finding:
-    """A case to look at: the worst of an entry, or the one on which entries disagree most."""
+    """A case to look at: the worst of an entry, or the one on which entries disagree most.
+
+    Args:
+        kind: "worst" or "disagreement".
+    """
 
     kind: str
     case_id: str
