@@ -51,10 +51,10 @@ class CaseSlice:
 
     def add_masks(self, regime: str, step: int, masks: Mapping[int, np.ndarray]) -> None:
         """Likewise from a bool (H, W) for each class; a later class lies over an earlier one."""
-        labels = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8)
+        labels = np.zeros_like(self.arrays["truth"])
         for class_id, mask in masks.items():
-            labels[mask] = class_id
-        self.add(regime, step, labels)
+            labels[self._thinned(mask)] = class_id
+        self.arrays[f"{regime}/{step}"] = labels
 
     def _thinned(self, array: np.ndarray) -> np.ndarray:
         return array[:: self._factor, :: self._factor].copy()
