@@ -66,7 +66,7 @@ def fake_section(folder: Path | None = None, dataset: str = "phantom", patients:
         patients=patients,
         classes=CLASSES,
         entries=entries,
-        rows=rows,
+        rows=tuple(r for r in rows if r.regime in STEPS),
         rankings=rankings,
         break_even=_break_even(rows),
         strata=_strata(entries),

@@ -8,13 +8,12 @@ from pathlib import Path
 import matplotlib
 from matplotlib import style
 
-from samzoo.evaluation.records import file_name
 from samzoo.leaderboard import figures_cases, figures_scores, figures_style
 from samzoo.leaderboard.board import Section
-from samzoo.leaderboard.figures_style import RC, Style, entry_styles
+from samzoo.leaderboard.figures_style import RC, Style, entry_styles, section_stem
 from samzoo.writing import write_atomically
 
-__all__ = ["Figure", "Style", "entry_styles", "save_figures", "section_stem"]
+__all__ = ["Figure", "Style", "entry_styles", "save_figures"]
 
 DRAWINGS = {
     "effort": figures_scores.effort,
@@ -43,12 +42,6 @@ class Figure:
     title: str
     alt: str
     caption: str
-
-
-def section_stem(section: Section) -> str:
-    """How the names of a section's files begin; no two sections of a board share it."""
-    stem = file_name(section.title)
-    return stem if stem == section.title else f"{stem}-{section.signature[:8]}"
 
 
 def save_figures(folder: Path, section: Section) -> list[Figure]:

@@ -259,6 +259,8 @@ def strata(section: Section, styles: dict[str, Style]) -> Drawing | None:
 
 def _volume(limits_ml: tuple[float, float], i: int, count: int) -> str:
     low, high = (f"{v:.3g}" for v in limits_ml)
+    if count == 1:
+        return "all"
     return f"< {high}" if i == 0 else f"≥ {low}" if i == count - 1 else f"{low} to {high}"
 
 

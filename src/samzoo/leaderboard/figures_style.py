@@ -5,7 +5,6 @@ Figures are 6.4 inches wide with letters of 9 points or more, so that a telephon
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from samzoo.evaluation.records import file_name
 from samzoo.leaderboard.board import Ranking, Row, Section
 
 WIDTH = 6.4
@@ -87,16 +87,17 @@ def entry_styles(section: Section) -> dict[str, Style]:
     }
 
 
-def noisy(regime: str) -> bool:
-    """Whether its prompts are displaced on purpose; such a variant is shown in the figure of robustness alone."""
-    return re.search(r"_(jitter[\d.]+|shift[\d.]+mm)$", regime) is not None
+def section_stem(section: Section) -> str:
+    """How the names of a section's files begin; no two sections of a board share it."""
+    stem = file_name(section.title)
+    return stem if stem == section.title else f"{stem}-{section.signature[:8]}"
 
 
 def last_rows(section: Section) -> dict[str, list[Row]]:
-    """Regime -> rows of its last step, best Dice first; automatic regimes come first, noisy variants are left out."""
+    """Regime -> rows of its last step, best Dice first; automatic regimes come first."""
     found: dict[str, list[Row]] = {}
     for row in section.rows:
-        if row.last and row.dice.mean is not None and not noisy(row.regime):
+        if row.last and row.dice.mean is not None:
             found.setdefault(row.regime, []).append(row)
     order = sorted(found, key=lambda regime: not automatic(found[regime]))
     return {regime: sorted(found[regime], key=lambda r: (-r.dice.mean, r.entry)) for regime in order}
@@ -107,10 +108,10 @@ def automatic(rows: Iterable[Row]) -> bool:
 
 
 def main_rankings(section: Section) -> list[Ranking]:
-    """The automatic ranking and the prompted one, of each kind that with most entries; fewer where there is none."""
+    """The automatic ranking and the prompted one that most entries share, the first by name of equals."""
     rows = last_rows(section)
     kinds: dict[bool, list[Ranking]] = {True: [], False: []}
-    for ranking in section.rankings:
+    for ranking in sorted(section.rankings, key=lambda r: r.regime):
         if ranking.regime in rows:
             kinds[automatic(rows[ranking.regime])].append(ranking)
     return [max(found, key=lambda r: len(r.entries)) for found in kinds.values() if found]
