@@ -164,6 +164,15 @@ def test_entries_with_part_of_the_cases_are_ranked_over_the_common_ones():
     assert pair.patients == kept.sum()
 
 
+def test_draws_are_over_the_common_cases_too():
+    cases = {"cost": {"cases": {f"c{i}": {} for i in range(12)}}}
+    part = run("part", [record(i, 0.6) for i in range(8)], **cases)
+    ranking = section(part, auto("all", [0.7] * 8 + [0.0] * 4, **cases)).rankings[0]
+    assert ranking.entries == ("all", "part") and ranking.shares == {"all": (1, 0), "part": (0, 1)}
+    difference = ranking.comparisons[0].difference
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
 def test_undefined_entries_rank_last_and_equal_ones_have_p_1():
     nothing = run("0", [record(i, None, iou=None, nsd_2mm=None, hd95_mm=None) for i in range(12)])
     found = section(nothing, auto("a", GOOD), auto("b", GOOD))
