@@ -11,7 +11,6 @@ from samzoo.cli_runner import run_here, visible_gpus
 from samzoo.cli_suite import Job, jobs
 from samzoo.errors import SamzooError
 from samzoo.leaderboard.board import Missing, TestedRun
-from samzoo.leaderboard.merge import check, find_runs
 from samzoo.leaderboard.suite import read_suite
 
 
@@ -115,6 +114,8 @@ def _merge(parser: argparse.ArgumentParser, args: list[str]) -> int:
     )
     parser.add_argument("--skip-refused", action="store_true", help="write the board without what is refused")
     options = parser.parse_args(args)
+    from samzoo.leaderboard.merge import check, find_runs  # here, as scipy takes its time
+
     runs, missing = load([(name, None, folder) for given in options.runs for name, folder in find_runs(given)])
     problems = check(runs)
     refused = {problem.folder for problem in problems}

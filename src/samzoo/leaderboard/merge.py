@@ -10,6 +10,7 @@ from typing import Any
 
 from samzoo.errors import DataError
 from samzoo.leaderboard.board import TestedRun
+from samzoo.leaderboard.compute_load import dataset_and_signature, tested_cases
 
 SUFFIX = re.compile(r"-[0-9a-f]{10}(-seed\d+)?$")
 """What `samzoo leaderboard` puts behind a cell's name in the name of its run folder."""
@@ -95,17 +96,17 @@ def _datasets(run: TestedRun) -> set[str]:
 
 def _other_cases(run: TestedRun, other: TestedRun) -> Iterator[str]:
     beside = f"than {other.folder}"
-    patients, expected = ({r.case_id: r.patient for r in part.records} for part in (run, other))
-    if different := sorted(patients.keys() ^ expected.keys()):
+    if different := sorted(tested_cases(run) ^ tested_cases(other)):
         yield f"other test cases {beside}: {_few(different)} only in one of them"
+    patients, expected = ({r.case_id: r.patient for r in part.records} for part in (run, other))
     if different := sorted(c for c in patients.keys() & expected.keys() if patients[c] != expected[c]):
         yield f"other patients {beside}, in {_few(different)}"
     truths, expected = (_truths(part) for part in (run, other))
     if different := sorted({key[0] for key in truths.keys() & expected.keys() if truths[key] != expected[key]}):
         yield f"another ground truth {beside}, in {_few(different)}"
-    signatures = [part.info.get("test_signature") for part in (run, other)]
-    if signatures[0] != signatures[1]:
-        yield f"another signature of the test cases {beside}: {signatures[0]}, {signatures[1]} there"
+    own, theirs = (dataset_and_signature(part)[1] for part in (run, other))
+    if own != theirs:
+        yield f"another signature of the test cases {beside}: {own or 'none'}, {theirs or 'none'} there"
 
 
 def _truths(run: TestedRun) -> dict[tuple[str, int], tuple]:
