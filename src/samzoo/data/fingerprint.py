@@ -48,7 +48,9 @@ def measure(entries: Sequence[CaseEntry], settings: DecodeSettings) -> Fingerpri
         DataError: no case, or a file that can't be read. ConfigError: settings that don't fit the files.
     """
     if not entries:
-        raise DataError("there is no training case to measure; change the split, or add cases")
+        raise DataError(
+            "there is no training case to measure: change the split, add cases, or give what would be planned from them"
+        )
     measured = [case_extent(entry, settings) for entry in entries]
     shapes, spacings = (np.array(column, dtype=np.float64) for column in zip(*measured, strict=True))
     target = target_spacing(shapes, spacings)
