@@ -232,6 +232,13 @@ def test_break_even_with_the_best_automatic_entry():
     assert (nsd.metric, nsd.effort) == ("nsd_2mm", None)
 
 
+def test_break_even_leaves_out_cases_without_an_automatic_answer():
+    cases = {"cost": {"cases": {f"c{i}": {} for i in range(8)}}}
+    clicks = run("sam", [prompted(i, 0.7 if i < 7 else 0.0) for i in range(8)], **cases)
+    found = section(auto("unet", [0.65] * 7, **cases), clicks)
+    assert [b.effort for b in found.break_even if b.metric == "dice"] == [1.0]
+
+
 def test_strata_are_tertiles_of_volume_and_the_same_for_all():
     def of(entry, shift):
         sized = [record(i, 0.1 * i + shift, tp=i + 1, fn=0) for i in range(6)]  # 1 to 6 ml
