@@ -136,7 +136,7 @@ def _lead(section: Section, best: Row) -> str:
     pair = next((c for c in ranking.comparisons if {c.first, c.second} == {best.entry, second}), None)
     if pair is None or pair.p_holm is None:
         return f", ahead of {second} (not tested)"
-    return f", ahead of {second}" if pair.p_holm < LEVEL else f", not told apart from {second} (p {pair.p_holm:.2f})"
+    return f", ahead of {second}" if pair.p_holm < LEVEL else f", not told apart from {second} (p = {pair.p_holm:.2f})"
 
 
 def _break_even_sentence(section: Section, metric: str) -> list[str]:
@@ -170,7 +170,7 @@ def parts(section: Section) -> list[Part]:
             "prompted",
             "Prompted methods",
             () if prompted else ("Nothing was tested with prompts.",),
-            tables=(score_table(section, prompted, "After the last step of each regime, best Dice first"),)
+            tables=(score_table(section, prompted, "After the last step of each regime, by regime, best Dice first"),)
             if prompted
             else (),
             folded=tuple(steps),

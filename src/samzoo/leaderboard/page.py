@@ -125,7 +125,8 @@ class Page:
         )
         return (
             f'<div class="scroll" role="region" aria-labelledby="{caption}" tabindex="0">\n'
-            f'<table class="{" ".join(kinds)}">\n<caption id="{caption}">{escape(table.caption)}</caption>\n'
+            f'<table class="{" ".join(kinds)}">\n'
+            f'<caption id="{caption}"><span>{escape(table.caption)}</span></caption>\n'
             f"<thead>\n<tr>{''.join(head)}</tr>\n</thead>\n<tbody>\n{_lines(body)}\n</tbody>\n</table>\n</div>"
         )
 

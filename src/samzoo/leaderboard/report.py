@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from samzoo.leaderboard.board import Board
+from samzoo.leaderboard.figures import save_figures
 from samzoo.leaderboard.markdown import markdown
+from samzoo.leaderboard.overlays import save_overlays
 from samzoo.leaderboard.page import Page
 from samzoo.leaderboard.table import csv_text
 from samzoo.writing import write_atomically
@@ -17,9 +19,6 @@ def write_report(folder: Path, board: Board) -> None:
     Raises:
         DataError: a file can't be written, or slices or prompts of a run are damaged.
     """
-    from samzoo.leaderboard.figures import save_figures
-    from samzoo.leaderboard.overlays import save_overlays
-
     figures = [save_figures(folder, section) for section in board.sections]
     overlays = [save_overlays(folder, section) for section in board.sections]
     texts = {

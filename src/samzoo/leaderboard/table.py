@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,6 @@ SEEN = "†"
 LEVEL = 0.05
 """Of Holm's corrected p, below which a difference is called one."""
 METRIC_NAMES = {"dice": "Dice", "iou": "IoU", "nsd_1mm": "NSD@1mm", "nsd_2mm": "NSD@2mm", "hd95_mm": "HD95 mm"}
-NOISE = re.compile(r"_(jitter[\d.]+|shift[\d.]+mm)$")
 COST_COLUMNS = (
     "entry|method|architecture|base weights|parameters|trained|GFLOP/encode|GFLOP/prompt|training s|training GiB"
     "|ms/encode|ms/prompt|ms/case|test GiB|device"
@@ -73,28 +71,22 @@ def automatic_regimes(section: Section) -> set[str]:
     return {r.regime for r in section.rows} - {r.regime for r in section.rows if r.effort}
 
 
-def is_noisy(regime: str) -> bool:
-    """Whether the prompts of a regime were displaced on purpose; it then feeds robustness and is not ranked."""
-    return bool(NOISE.search(regime))
-
-
 def final_rows(section: Section, automatic: bool) -> list[Row]:
-    """Rows after the last step of each regime, without those of noisy prompts."""
+    """Rows after the last step of each regime."""
     free = automatic_regimes(section)
-    rows = [r for r in section.rows if r.last and not is_noisy(r.regime)]
-    return [r for r in rows if (r.regime in free) == automatic]
+    return [r for r in section.rows if r.last and (r.regime in free) == automatic]
 
 
 def marked(entry: Entry) -> Cell:
-    return words(f"{entry.name} {SEEN}" if entry.seen else entry.name)
+    return words(f"{entry.name}\N{NO-BREAK SPACE}{SEEN}" if entry.seen else entry.name)
 
 
 def score_table(section: Section, rows: Sequence[Row], caption: str, every_metric: bool = False) -> Table:
     """Scores of the given rows; `every_metric` adds IoU and NSD at 1 mm."""
     published = any(r.dice_published is not None for r in section.rows)
     metrics = [m for m in METRICS if every_metric or m not in ("iou", "nsd_1mm")]
-    columns = ["entry", "method", "regime", "step", *(f"{METRIC_NAMES[m]} [95 %]" for m in metrics)]
-    columns += ["effort/case", "oracle", "cases", "seeds", "false pos.", *["Dice as published"] * published]
+    columns = ["entry", "method", "regime", "step", *(f"{METRIC_NAMES[m]} [95\N{NO-BREAK SPACE}%]" for m in metrics)]
+    columns += ["effort per case", "oracle", "cases", "seeds", "false pos.", *["Dice as published"] * published]
     lines = []
     for r in rows:
         line = [marked(section.entry(r.entry)), words(r.method), words(r.regime), number(r.step)]
@@ -142,14 +134,14 @@ def comparison_table(ranking: Ranking) -> Table:
         tests = [Cell(DASH) if p is None else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p) for p in (c.p, c.p_holm)]
         difference = interval(c.difference, sign="+")
         lines.append([words(c.first), words(c.second), difference, *tests, words(verdict), number(c.patients)])
-    columns = "first|second|Dice, first − second [95 %]|p|p (Holm)|result|patients"
+    columns = "first|second|Dice, first − second [95\N{NO-BREAK SPACE}%]|p|p (Holm)|result|patients"
     return make_table(f"Every pair in regime {ranking.regime}, step {ranking.step}", columns, lines)
 
 
 def rank_table(ranking: Ranking) -> Table:
     """The share of the bootstrap draws in which each entry holds each rank."""
     lines = (
-        [words(name), *(number(100 * share, 0, " %") for share in ranking.shares.get(name, ()))]
+        [words(name), *(number(100 * share, 1, " %") for share in ranking.shares.get(name, ()))]
         for name in ranking.entries
     )
     lines = [[*line, *[Cell(DASH)] * (len(ranking.entries) + 1 - len(line))] for line in lines]
