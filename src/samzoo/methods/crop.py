@@ -17,7 +17,7 @@ from samzoo.methods.crop_inputs import draw_objects, error_or_foreground_click, 
 from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.volume import VolumeMethod
 from samzoo.prompts.batched import mask_boxes
-from samzoo.sam import WEIGHTS, LoadReport, Sam3d, load_weights
+from samzoo.sam import WEIGHTS, LoadReport, Sam3d, load_weights, start_matched
 from samzoo.types import Batch, Embedding, Prompts, State
 
 Clicks = Literal["newest", "all"]
@@ -80,7 +80,8 @@ class CropMethod(VolumeMethod):
 
     Args:
         sam: the network.
-        weights: pretrained weights for it: a name of `samzoo zoo`, a path or a url; None keeps it random.
+        weights: pretrained weights for it: a name of `samzoo zoo`, a path or a url; None starts it at random, as
+            `samzoo.sam.matched_start` says.
         load_args: of `load_weights`.
         spacing: mm of the method's isotropic grid; None takes volumes as they are.
         zero: where the file's 0 lies in [0, 1]: 0.5 for CT with a window of -1000 to 1000 HU, 0 for MR. Only voxels
@@ -134,6 +135,8 @@ class CropMethod(VolumeMethod):
             self.load_report = report = load_weights(sam, weights, **load_args)
             self.base_sha256 = report.sha256
             self.not_in_base = frozenset(f"sam.{key}" for key in report.new)
+        else:
+            start_matched(sam)
         self._check_weights(weights)
         for module in self.without_gradient():
             module.requires_grad_(False)

@@ -32,12 +32,15 @@ class Objective:
         pooled: True is the reference: overlaps are pooled over all masks of the batch, each predicted quality is
             regressed to that one pooled overlap, and the gradient runs through this target too. False: dice and quality
             by mask, then averaged, with a detached target.
+        entropy: plain cross entropy takes the place of the focal loss; from random weights it finds the first masks
+            where that one stays at nothing for long.
     """
 
     focal: float = 20.0
     dice: float = 1.0
     quality: float = 1.0
     pooled: bool = False
+    entropy: bool = False
 
     def __call__(self, logits: Tensor, quality: Tensor, target: Tensor, valid: Tensor | None = None) -> LossTerms:
         """Loss of P prompts.
@@ -56,16 +59,20 @@ class Objective:
         weight = torch.ones_like(target) if valid is None else valid.float()
         target = target * weight
         probability = logits.sigmoid() * weight
+        if self.entropy:
+            pixels = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
+        else:
+            pixels = focal_map(logits, target)
         sums = [
-            (focal_map(logits, target) * weight).sum((2, 3)),
+            (pixels * weight).sum((2, 3)),
             weight.sum((2, 3)),
             (probability * target).sum((2, 3)),
             probability.sum((2, 3)) + target.sum((2, 3)),
         ]
         if self.pooled:
             sums = [s.sum(0, keepdim=True) for s in sums]
-        loss, pixels, both, either = sums
-        focal = loss / pixels.clamp(min=1)
+        loss, area, both, either = sums
+        focal = loss / area.clamp(min=1)
         dice = 1 - (2 * both + DICE_SMOOTH) / (either + DICE_SMOOTH)
         overlap = (both + IOU_EPS) / (either - both + IOU_EPS)
         error = ((overlap if self.pooled else overlap.detach()) - quality) ** 2

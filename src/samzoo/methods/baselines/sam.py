@@ -18,13 +18,17 @@ from samzoo.methods.objects import Objects, draw_masks, object_map
 from samzoo.methods.promptable import Multimask, PromptableSam2d, best_mask
 from samzoo.methods.randomness import seeded_generator
 from samzoo.prompts.batched import mask_boxes, random_error_clicks, random_foreground_click, random_points
-from samzoo.sam import SamConfig, build_sam
+from samzoo.sam import SamConfig, build_sam, start_matched
 from samzoo.types import IGNORE, Batch, MethodSpec
 
 
 @dataclass(frozen=True)
 class PromptTraining:
     """How SAM is trained (arXiv 2304.02643, appendix A): a first prompt, then clicks where the answer is wrong.
+
+    The loss is Dice with cross entropy instead of the paper's focal loss, which from random weights learns nothing for
+    long, and the squared error of the predicted quality. From random weights it starts as `samzoo.sam.matched_start`
+    says.
 
     Args:
         masks_per_picture: K masks are drawn with replacement from each picture.
@@ -105,11 +109,13 @@ class SAM(PromptableSam2d):
             class_names=class_names,
         )
         self.recipe = training
-        self.objective = Objective()
+        self.objective = Objective(focal=1, entropy=True)
         self.requires_grad_(training is not None)
         if training is None:
             return
         self.spec = replace(self.spec, name=f"{self.spec.name}-finetuned", frozen="nothing")
+        if weights is None:
+            start_matched(self.sam)
         if multimask != "one_click":
             raise ConfigError("SAM is trained with multimask one_click: one click may mean several masks, a box one")
 
