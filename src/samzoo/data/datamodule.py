@@ -23,7 +23,7 @@ from samzoo.data.readers import Layout, read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
 from samzoo.data.sampling import CaseSampler, SliceSampler
 from samzoo.data.splits import assign_splits, limit_cases
-from samzoo.data.store import Store, cases_signature, digest, source_signature
+from samzoo.data.store import Store, digest, source_signature
 from samzoo.data.views import CaseView, SlabView, SliceView, collate, only
 from samzoo.data.volume_augment import VolumeAugment, VolumeAugmentSettings
 from samzoo.errors import ConfigError, DataError
@@ -227,8 +227,8 @@ class SamzooDataModule(LightningDataModule):
 
     @property
     def test_signature(self) -> str:
-        """Like `signature`, of the test cases alone and whatever intensities and channels are made of them."""
-        return cases_signature(self.entries("test"), self.index.table, self.decoding)
+        """`Store.truth_signature` of the test cases, which must have been decoded."""
+        return self.store.truth_signature(self.entries("test"))
 
     def entries(self, split: Split) -> tuple[CaseEntry, ...]:
         return self.index.of(split)

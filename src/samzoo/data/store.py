@@ -164,6 +164,20 @@ class Store:
                 f"{folder}: case {entry.id!r} can't be opened ({error}); delete {self.folder}, it is built again"
             ) from None
 
+    def truth_signature(self, entries: Iterable[CaseEntry]) -> str:
+        """Hash of what scores are taken against: ids, patients, grids and labels of these cases, on whatever machine
+        they lie and whatever is made of their intensities.
+
+        Raises:
+            DataError: a case isn't in the store.
+        """
+        content: list[object] = [self.index.table.names]
+        for entry in sorted(entries, key=lambda e: e.id):
+            case = self.open(entry)
+            label = hashlib.sha256(np.ascontiguousarray(case.label())).hexdigest() if case.labelled else None
+            content.append([entry.id, entry.patient, case.shape, [f"{mm:.4f}" for mm in case.spacing], label])
+        return digest(content)
+
 
 def source_signature(entry: CaseEntry) -> str:
     """Hash of path, size and modification time of a case's files, and of what their labels mean.
@@ -179,17 +193,6 @@ def source_signature(entry: CaseEntry) -> str:
             raise DataError(f"{path}: file of case {entry.id!r} is missing") from None
         content.append((str(path.resolve()), stat.st_size, stat.st_mtime_ns, class_id))
     return digest(content)
-
-
-def cases_signature(entries: Iterable[CaseEntry], table: ClassTable, settings: DecodeSettings) -> str:
-    """Hash of cases, their grids and labels, whatever is done with their intensities.
-
-    Raises:
-        DataError: a file is missing.
-    """
-    cases = [(e.id, e.patient, source_signature(e)) for e in entries]
-    grid = [settings.slice_axis, settings.pixel_mm, settings.max_side, settings.canonical]
-    return digest([cases, _meaning(table), grid])
 
 
 def _decoding(settings: DecodeSettings) -> dict[str, object]:
