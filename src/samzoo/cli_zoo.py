@@ -33,7 +33,7 @@ def listing() -> str:
             f"{w.image_size}{'²' if w.dim == 2 else '³'}",
             w.licence,
             w.holds,
-            w.url or f"by hand: {w.obtain}",
+            w.url or (w.obtain if w.shipped else f"by hand: {w.obtain}"),
             f"has seen: {', '.join(w.seen)}" if w.seen else "",
         )
         for name, w in WEIGHTS.items()
