@@ -15,9 +15,9 @@ from tiny_methods import make_batch
 from torch.utils.data import DataLoader
 
 from samzoo.errors import ConfigError
-from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.mask_loss import Objective
 from samzoo.methods.objects import draw_masks, object_map
+from samzoo.methods.randomness import seeded_generator
 from samzoo.prompts.batched import random_error_clicks
 
 QUIET = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")

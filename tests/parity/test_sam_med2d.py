@@ -8,9 +8,9 @@ from test_sam import prompt_of
 
 from samzoo.geometry import from_grid, plan, to_grid
 from samzoo.methods import SAMMed2D
+from samzoo.methods.mask_loss import Objective
 from samzoo.methods.promptable import best_mask
 from samzoo.methods.sam_med2d.episode import Episode, Part
-from samzoo.methods.mask_loss import Objective
 from samzoo.methods.sam_med2d.network import build_sam_med2d
 from samzoo.metrics.overlap import overlap
 from samzoo.prompts.batched import jitter_boxes, mask_boxes, random_error_clicks, random_foreground_click
