@@ -93,7 +93,7 @@ def test_a_click_looks_at_its_own_place_from_the_start_in_3d(positions):
         attention = layer.cross_attn_token_to_image
         seen = attention.q_proj(code) @ attention.k_proj(dense).T
         own = [(int(x) // 8 * 4 + int(y) // 8) * 4 + int(z) // 8 for x, y, z in places]
-        assert all(row[i] > row.mean() + 2 * row.std() for row, i in zip(seen, own, strict=True))
+        assert all(row[i] > row.mean() + row.std() for row, i in zip(seen, own, strict=True))
 
 
 def test_a_click_looks_at_its_own_place_from_the_start_in_2d():
