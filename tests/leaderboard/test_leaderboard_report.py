@@ -1,6 +1,8 @@
 """index.html: one file, whole, escaped, and the same for the same board."""
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 
@@ -92,9 +94,10 @@ def test_the_page_is_one_accessible_file(tmp_path, pictures):
 
 
 def test_the_same_board_gives_the_same_bytes_wherever_it_is_written(tmp_path, pictures):
+    board = Board((fake_section(patients=4),))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        report.write_report(tmp_path / name, fake_board())
+        report.write_report(tmp_path / name, board)
     for name in ("index.html", "leaderboard.md", "leaderboard.csv"):
         first, second = ((tmp_path / folder / name).read_bytes() for folder in "ab")
         assert first == second and str(tmp_path).encode() not in first
@@ -116,6 +119,11 @@ def test_a_board_without_results_is_written(tmp_path, pictures):
     report.write_report(tmp_path, Board((empty,), (Missing("unet", "not run yet"),)))
     text = (tmp_path / "index.html").read_text()
     assert "Nothing was tested without prompts." in text and "not run yet" in text
+
+
+def test_neither_reading_nor_writing_imports_torch():
+    code = "import sys, samzoo.leaderboard.compute, samzoo.leaderboard.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_answer_comes_first_and_in_words():

@@ -1,4 +1,4 @@
-"""leaderboard.md and leaderboard.csv: what is in their cells, in which order, and that no name breaks them."""
+"""leaderboard.md and leaderboard.csv: what is in their cells, in which order, and that no name breaks them; suites."""
 
 import csv
 import io
@@ -8,6 +8,9 @@ from dataclasses import replace
 import pytest
 from board_fakes import fake_board, fake_section
 
+from samzoo.cli import main
+from samzoo.errors import ConfigError
+from samzoo.leaderboard import read_suite
 from samzoo.leaderboard.board import Board, Estimate
 from samzoo.leaderboard.markdown import escaped, markdown
 from samzoo.leaderboard.table import (
@@ -139,3 +142,29 @@ def test_markdown_names_are_text(section):
     assert r"| a\|b &lt;script>\`x\`\*[y\](z) | UNet |" in text
     assert "<script" not in text
     assert escaped("box_3d _x_") == r"box_3d \_x\_"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cells: [", "not valid YAML"),
+        ("cels: {}", "must hold `cells`"),
+        ("cells: {a: {config: x.yaml}}\nrun: y", "unknown key 'run'"),
+        ("cells: {a: {fit: true}}", "cell 'a' must say which `config`"),
+        ("cells: {a: {config: x.yaml, setings: []}}", "unknown key 'setings'"),
+        ("cells: {a: {config: x.yaml, fit: often}}", "fit true or false"),
+        ("cells: {a/b: {config: x.yaml}}", "a name is made of"),
+    ],
+)
+def test_bad_suites(tmp_path, text, message):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_suite(path)
+    assert "suite.yaml" in str(error.value)
+
+
+def test_missing_suite(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["leaderboard"]) == 1
+    assert "no suite leaderboard/suite.yaml" in capsys.readouterr().err
