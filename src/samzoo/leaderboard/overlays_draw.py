@@ -47,7 +47,7 @@ def draw_strip(panels: Sequence[Panel], classes: Mapping[int, str], heading: str
     for scale, colors in ((1.0, 96), (0.8, 64), (0.6, 64), (0.45, 32), (0.3, 16)):
         file = io.BytesIO()
         sheet = _sheet(panels, classes, heading, scale)
-        sheet.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        sheet.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG")
         if file.tell() <= MAX_BYTES:
             break
     return file.getvalue()
