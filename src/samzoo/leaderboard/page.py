@@ -84,7 +84,7 @@ class Page:
         lines += [self._figure(f) for f in figures if f.name not in placed]
         if still := [o for o in overlays if not o.frames]:
             lines.append(_heading(3, f"{name}-cases", "Cases to look at"))
-            lines += ['<div class="cases">', *(self._figure(o, level=4) for o in still), "</div>"]
+            lines += ['<div class="cases">', *(f"<div>{self._figure(o, level=4)}</div>" for o in still), "</div>"]
         if moving := [o for o in overlays if o.frames]:
             lines.append(_heading(3, f"{name}-replay", "Prompts, step by step"))
             lines += [self._replay(o) for o in moving]
