@@ -31,10 +31,12 @@ def example(work, monkeypatch):
 
 
 def test_fit_test_leaderboard_and_merge(example, monkeypatch, capsys):
-    quick = [word for word in QUICK if not word.startswith("--protocol.regimes")]
+    quick = [*(word for word in QUICK if not word.startswith("--protocol.regimes")), "--trainer.max_epochs=1"]
     suite = (example / "suite.yaml").read_text()
     settings = ", ".join(f"'{word}'" for word in [*quick, "--protocol.regimes=[auto,box_3d]"])
     (example / "suite.yaml").write_text(suite.replace("max_epochs=4]", f"max_epochs=4, {settings}]"))
+    for pictures in ("save_figures", "save_overlays"):  # seconds, and tests of their own
+        monkeypatch.setattr(f"samzoo.leaderboard.report.{pictures}", lambda *_: [])
     monkeypatch.setattr(cli_runner.Children, "call", lambda self, command, *_: main(list(command)))
     export, fit, test, leaderboard, merge = COMMANDS
     assert export == "export PYTHONPATH=$PWD"
