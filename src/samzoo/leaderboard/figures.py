@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib import style
 
-from samzoo.leaderboard import figures_cases, figures_scores, figures_style
+from samzoo.leaderboard import figures_cases, figures_scores
 from samzoo.leaderboard.board import Section
 from samzoo.leaderboard.figures_style import RC, Style, entry_styles, section_stem
 from samzoo.writing import write_atomically
@@ -65,14 +65,3 @@ def save_figures(folder: Path, section: Section) -> list[Figure]:
 def _save(path: Path, sheet) -> None:
     options = {"format": "png", "dpi": DPI, "metadata": {"Software": None}}
     write_atomically(path, lambda file: sheet.savefig(file, **options), "wb")
-
-
-def save_effort_figure(path, rows, title) -> None:
-    """The figure of the tables of old, until they are gone."""
-    sheet = figures_style.sheet(4)
-    axes = sheet.subplots()
-    for entry, regime in dict.fromkeys((r.entry, r.regime) for r in rows):
-        own = [(r.effort_per_case or 0, r.dice) for r in rows if (r.entry, r.regime) == (entry, regime)]
-        axes.plot(*zip(*own, strict=True), marker="o")
-    axes.set_title(title)
-    _save(path, sheet)
