@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from samzoo.errors import ConfigError, WeightsError
 from samzoo.geometry import Grid, VolumeGrid
+from samzoo.sam.checkpoint import BASE_HASH_KEY
 from samzoo.types import Batch, Embedding, MethodSpec, Prompts, State
-
-BASE_HASH_KEY = "samzoo_base_sha256"
 
 
 class Method(LightningModule):

@@ -32,6 +32,21 @@ _NUMPY = {f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for na
 """What numpy's numbers and arrays are pickled as, before and since numpy 2."""
 
 
+BASE_HASH_KEY = "samzoo_base_sha256"
+"""What a checkpoint of samzoo's own calls the hash of the weights that hold what it leaves out."""
+
+
+def base_hash(checkpoint: Path) -> str | None:
+    """Hash of the base weights that a checkpoint of samzoo's own belongs to; None: it needs none.
+
+    Raises:
+        WeightsError: as `read_state_dict`.
+    """
+    read_state_dict(checkpoint)  # says what is wrong with it
+    data = None if checkpoint.suffix == ".safetensors" else _read_torch(checkpoint)
+    return data.get(BASE_HASH_KEY) if isinstance(data, Mapping) else None
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors file or of a torch file (flat, or under "model"), or of a checkpoint of samzoo's own.
 

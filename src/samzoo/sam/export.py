@@ -1,4 +1,4 @@
-"""A run's checkpoint as a weights file: `python -m samzoo.sam.export CHECKPOINT OUT.safetensors [--float16]`."""
+"""A run's checkpoint as a weights file: `python -m samzoo.sam.export CHECKPOINT OUT.safetensors [--base FILE] ...`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import samzoo
 from samzoo.errors import SamzooError, WeightsError
-from samzoo.sam.checkpoint import read_state_dict
+from samzoo.sam.checkpoint import base_hash, read_state_dict
 from samzoo.sam.model import build_sam
 from samzoo.sam.sam3d import build_sam3d
 from samzoo.sam.weights import file_sha256
@@ -24,7 +24,7 @@ from samzoo.writing import write_atomically
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
-def export(checkpoint: str | Path, out: str | Path, float16: bool = False) -> list[str]:
+def export(checkpoint: str | Path, out: str | Path, float16: bool = False, base: str | Path | None = None) -> list[str]:
     """Write the SAM of a checkpoint under the official names, as `load_weights` takes it.
 
     The file's metadata tell the method (if the checkpoint lies in its run folder), the checkpoint's sha256 and the
@@ -33,19 +33,25 @@ def export(checkpoint: str | Path, out: str | Path, float16: bool = False) -> li
     Args:
         checkpoint: of a method that holds its network as `sam`.
         out: ends in .safetensors.
+        base: the weights that the training started from, where the checkpoint leaves out what they hold.
         float16: write half precision, which takes half the space; `load_weights` copies it into float32.
 
     Returns:
         Names of the checkpoint's tensors that are no part of a SAM and are left out.
 
     Raises:
-        WeightsError: unreadable, no SAM, not a whole one, or values too large for float16; `out` is of another kind.
+        WeightsError: unreadable, no SAM, not a whole one, or values too large for float16; `out` is of another kind,
+            or `base` other weights than those of the training.
         DataError: `out` can't be written.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out}: weights are written as .safetensors; give a name that ends so")
     state = read_state_dict(checkpoint)
+    if base is not None:
+        if (found := file_sha256(Path(base))) != (expected := base_hash(checkpoint)):
+            raise WeightsError(f"{checkpoint} was trained from weights with sha256 {expected}, {base} has {found}")
+        state = read_state_dict(Path(base)) | state
     tensors = {name: t.detach().contiguous() for name, t in state.items() if name.startswith(PARTS)}
     _check_whole(checkpoint, tensors)
     if float16:
@@ -76,7 +82,7 @@ def _check_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(
             f"{path} holds no whole SAM: {len(missing)} of its {len(expected)} tensors are missing, first "
             f"{missing[0]!r}. Either its method has no SAM, or what it froze is in its base weights and not in the "
-            "checkpoint: export a run that was trained from random weights, or with nothing frozen"
+            "checkpoint: give the file that the training started from as --base"
         )
 
 
@@ -94,10 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m samzoo.sam.export", description="Write a run's SAM as weights.")
     parser.add_argument("checkpoint", help="a .ckpt of a run")
     parser.add_argument("out", help="file to write, .safetensors")
+    parser.add_argument("--base", metavar="FILE", help="the weights that the training started from")
     parser.add_argument("--float16", action="store_true", help="half precision: half the size")
     options = parser.parse_args(argv)
     try:
-        left_out = export(options.checkpoint, options.out, options.float16)
+        left_out = export(options.checkpoint, options.out, options.float16, options.base)
         digest = file_sha256(Path(options.out))
     except SamzooError as error:
         print(f"export: {error}", file=sys.stderr)
