@@ -85,9 +85,9 @@ def signature(cell: Cell) -> str:
             _read(find_config(name, PARTS.get(option.lstrip("-"), "")), files)
     parts = [json.dumps([__version__, cell.fit, [*cell.files], cell.settings]), *files.values()]
     if any("phantom" in part for part in parts):
-        from samzoo.data.phantom import VERSION  # here, as nibabel takes its time
+        from samzoo.data import phantom, scenes  # here, as nibabel takes its time
 
-        parts.append(f"phantom {VERSION}")
+        parts.append(f"phantom {phantom.VERSION}, scenes {scenes.VERSION}")
     return hashlib.sha256("\n---\n".join(parts).encode()).hexdigest()[:10]
 
 
