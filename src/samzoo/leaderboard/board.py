@@ -6,7 +6,7 @@ A board has a section for each set of test cases; rows of different sections are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,14 @@ class Cost:
 
     Args:
         gflop_encode, gflop_prompt: 1e9 floating point operations of one encoding and of one prompt.
-        ms_per_case: encoding and decoding of a case in the regime that ranks it, all classes and steps, mean; encoding
-            is the most that any regime spent on the case, as later regimes reuse it.
-        peak_memory_bytes: of the test; training_memory_bytes: of the training.
+        ms_per_case: encoding and decoding of a case in `regime`, all classes and steps, mean; encoding is the most that
+            any regime spent on the case, as later regimes reuse it.
+        peak_memory_bytes: of the test: on a GPU of the tensors, else of the whole process.
+        training_memory_bytes: of the training.
+        device: with its name; several are separated by commas.
+        encodings_per_case: images or windows encoded for a case, each once for all regimes of the test, mean.
+        gflop_per_case: `encodings_per_case` times `gflop_encode`; where the test had one regime, also its prompts.
+        processes_beside: tests that ran side by side on the machine, the most of its seeds, which makes times longer.
     """
 
     parameters: int | None = None
@@ -63,6 +68,10 @@ class Cost:
     peak_memory_bytes: int | None = None
     training_memory_bytes: int | None = None
     device: str = ""
+    regime: str = ""
+    encodings_per_case: float | None = None
+    gflop_per_case: float | None = None
+    processes_beside: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ class Entry:
         base: pretrained weights that it started from; "random", or "" where there is nothing to load.
         seen: whether those were trained on public training cases of this data set.
         automatic: whether one of its regimes spends no effort.
-        runs: one for each seed.
+        cost: in the regime that ranks it.
+        runs: one for each seed, with the records of the regimes that may be compared.
+        costs: regime -> cost in it, of the section's `compared` regimes.
     """
 
     name: str
@@ -84,6 +95,7 @@ class Entry:
     automatic: bool
     cost: Cost
     runs: tuple[TestedRun, ...]
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Row:
         seed_sd: standard deviation of the seeds' mean Dice; None with one seed.
         by_class: class name -> mean Dice.
         last: whether this is the last step of the regime.
+        noisy: whether the regime's prompts were displaced at random; main tables and figures leave such rows out.
     """
 
     entry: str
@@ -118,6 +131,7 @@ class Row:
     seed_sd: float | None
     by_class: Mapping[str, float | None]
     dice_published: float | None = None
+    noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,9 +171,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """The least effort from which a prompted entry's mean is at least that of the best automatic entry.
+    """The least effort at which a prompted entry's mean is at least that of the best automatic entry.
+
+    Both means are over the objects (case and class) that both have a score of. Steps without any effort don't count.
 
     Args:
+        automatic: the section's `best_automatic`; automatic_value: its mean.
         effort: human actions per case, linear between steps; None: not reached.
     """
 
@@ -193,12 +210,15 @@ class Robustness:
     Args:
         kind: "jitter" (share of a box's side, in percent) or "shift" (of a click, in mm).
         points: (amount, mean Dice), from 0 on.
+        step: after which; cases: that all points have.
     """
 
     entry: str
     regime: str
     kind: str
     points: tuple[tuple[float, float], ...]
+    step: int = 0
+    cases: int = 0
 
 
 @dataclass(frozen=True)
@@ -227,6 +247,10 @@ class Section:
         rows: ordered by regime, step and Dice.
         classes: names.
         notes: what a reader must know (few cases, regimes that were left out, mixed protocols ...).
+        main_regimes: entry -> regime that ranks it.
+        best_automatic: entry with the highest Dice without prompts; "" where there is none.
+        automatic_regimes: those in which nothing is spent at any step.
+        compared: the automatic and the prompted regime that most entries share, for figures of a single regime.
     """
 
     title: str
@@ -243,6 +267,10 @@ class Section:
     robustness: tuple[Robustness, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    main_regimes: Mapping[str, str] = field(default_factory=dict)
+    best_automatic: str = ""
+    automatic_regimes: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     def entry(self, name: str) -> Entry:
         return next(e for e in self.entries if e.name == name)

@@ -203,7 +203,7 @@ def missing_table(missing: Sequence[Missing]) -> Table:
 def csv_text(board: Board) -> str:
     """All rows of all sections with what their entries cost; undefined is empty."""
     ends = {metric: (metric, f"{metric}_low", f"{metric}_high") for metric in METRICS}
-    costs = tuple(Cost.__dataclass_fields__)
+    costs = tuple(name for name in Cost.__dataclass_fields__ if name != "regime")
     names = ["section", "dataset", "signature", "entry", "method", "regime", "step", "last", "effort", "oracle"]
     names += [name for triple in ends.values() for name in triple]
     names += ["false_positives", "cases", "patients", "seeds", "seed_sd", "dice_published"]
