@@ -5,6 +5,7 @@ Figures are 6.4 inches wide with letters of 9 points or more, so that a telephon
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +90,13 @@ def entry_styles(section: Section) -> dict[str, Style]:
 
 def section_stem(section: Section) -> str:
     """How the names of a section's files begin; no two sections of a board share it."""
-    stem = file_name(section.title)
-    return stem if stem == section.title else f"{stem}-{section.signature[:8]}"
+    return stem(section.title)
+
+
+def stem(name: str) -> str:
+    """A name as part of a file's; where letters had to be replaced or left out, a checksum keeps two names apart."""
+    short = file_name(name)[:60]
+    return short if short == name else f"{short}-{zlib.crc32(name.encode()):08x}"
 
 
 def last_rows(section: Section) -> dict[str, list[Row]]:
