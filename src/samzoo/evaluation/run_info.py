@@ -55,10 +55,17 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "device": device_info(method.device),
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
+        "side_by_side": _side_by_side(),
         "parameters_total": total,
         "parameters_trained": trained,
         "training": json.loads(training.read_text()) if training else None,
     }
+
+
+def _side_by_side() -> int:
+    """How many runs `samzoo leaderboard` ran on the machine at a time."""
+    given = os.environ.get("SAMZOO_SIDE_BY_SIDE", "")
+    return int(given) if given.isascii() and given.isdigit() else 1
 
 
 def _weights(method: Method, datamodule: Any) -> dict[str, Any] | None:
