@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -80,6 +81,10 @@ COLUMNS = tuple(f.name for f in fields(Record))
 NEWER_COLUMNS = ("voxel_mm3",)
 """Older files lack them."""
 METRICS = ("dice", "iou", "nsd_1mm", "nsd_2mm", "hd95_mm")
+SHARES = ("dice", "iou", "nsd_1mm", "nsd_2mm")
+"""At most 1."""
+TOLERANCE = 1e-4
+"""Between a Dice and its counts."""
 TIME_COLUMNS = ("encode_seconds", "decode_seconds")
 """The only columns that differ when an evaluation is repeated."""
 
@@ -116,7 +121,8 @@ def read_records(path: str | Path) -> list[Record]:
     """Read a CSV written by `write_records`.
 
     Raises:
-        DataError: missing file, missing or unknown column, a cell of the wrong type, a duplicate key; names the line.
+        DataError: missing file, missing or unknown column, a cell of the wrong type or out of range, a Dice that is not
+            that of its counts, a duplicate key; names the line.
     """
     path = Path(path)
     try:
@@ -142,6 +148,9 @@ def read_records(path: str | Path) -> list[Record]:
     for number, record in enumerate(records, start=2):
         if (first := lines.setdefault(record.key, number)) != number:
             raise DataError(f"{path}, line {number}: same case, class, regime and step as line {first}")
+        if not _dice_agrees(record):
+            counts = f"tp {record.tp}, fp {record.fp}, fn {record.fn}"
+            raise DataError(f"{path}, line {number}: a Dice of {_cell(record.dice)} is not that of {counts}")
     return records
 
 
@@ -195,6 +204,13 @@ def _cell(value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _dice_agrees(record: Record) -> bool:
+    if record.dice is None:
+        return True
+    both = 2 * record.tp + record.fp + record.fn
+    return both > 0 and abs(record.dice - 2 * record.tp / both) <= TOLERANCE
+
+
 _TYPES = get_type_hints(Record)
 
 
@@ -203,23 +219,23 @@ def _column(path: Path, name: str, cells: Sequence[str]) -> list:
     values: dict[str, Any] = {}
     for cell in dict.fromkeys(cells):
         try:
-            values[cell] = _parse(_TYPES[name], cell)
+            values[cell] = _parse(name, cell)
         except (ValueError, KeyError):
             line = cells.index(cell) + 2
             raise DataError(f"{path}, line {line}, column {name}: {cell!r} is not what belongs there") from None
     return [values[cell] for cell in cells]
 
 
-def _parse(kind: type, cell: str):
+def _parse(name: str, cell: str):
+    kind = _TYPES[name]
     if kind is str:
         return cell
     if kind is bool:
         return {"0": False, "1": True}[cell]
-    if kind is int:
-        return int(cell)
     if cell == "" and kind == (float | None):
         return None
-    value = float(cell)
-    if not 0 <= value < float("inf"):
+    value = int(cell) if kind is int else float(cell)
+    least, most = 1 if name == "class_id" else 0, 1 if name in SHARES else sys.maxsize
+    if not least <= value <= most:
         raise ValueError
     return value
