@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from samzoo.cli_config import UsageError
@@ -20,7 +23,11 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     parser.epilog = "samzoo leaderboard merge OUT RUN_FOLDER ...   puts runs of other groups on one board (--help)"
     parser.add_argument("--suite", default="leaderboard/suite.yaml", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--fit", action="store_true", help="fit and test the cells that have no result yet")
-    parser.add_argument("--out", metavar="DIR", help="where to write the board (default: beside the suite)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where to write the board (default: beside suite.yaml, for NAME.yaml in the folder NAME beside it)",
+    )
     parser.add_argument("--verbose", action="store_true", help="show all that the cells say, which their logs keep")
     parser.add_argument(
         "--jobs",
@@ -52,8 +59,9 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     failures = _run(todo, suite.runs, options) if options.fit else {}
     runs, missing = load([(j.cell.name, j.seed, j.folder) for j in todo if j.complete])
     missing += [Missing(job.name, job.why_missing()) for job in todo if not job.complete]
-    out = Path(options.out) if options.out else suite.path.parent
-    write(out, runs, missing)
+    own = suite.path.parent if suite.path.name == "suite.yaml" else suite.path.with_suffix("")
+    out = Path(options.out) if options.out else own
+    write(out, runs, missing, suite.runs)
     print(f"{out / 'leaderboard.md'}: {len(runs)} of {len(todo)} cells", flush=True)
     for lost in missing:
         print(f"no result: {lost.entry}: {lost.reason}", flush=True)
@@ -98,11 +106,22 @@ def load(found: Sequence[tuple[str, int | None, Path]]) -> tuple[list[TestedRun]
     return runs, missing
 
 
-def write(out: Path, runs: Sequence[TestedRun], missing: Sequence[Missing]) -> None:
+def write(out: Path, runs: Sequence[TestedRun], missing: Sequence[Missing], folder: Path) -> None:
+    """Write the board; its reasons call files as seen from `folder`, so that they are the same on every machine."""
     from samzoo.leaderboard.compute import compute_board
     from samzoo.leaderboard.report import write_report
 
-    write_report(out, compute_board(runs, missing))
+    board = compute_board(runs, missing)
+    lost = tuple(replace(m, reason=without_folders(m.reason, folder)) for m in board.missing)
+    write_report(out, replace(board, missing=lost))
+
+
+def without_folders(text: str, folder: Path) -> str:
+    """Without the folders of this machine: paths relative to `folder` or the working folder, else files' names."""
+    for place in (folder.absolute(), folder, Path.cwd(), Path.home()):
+        if place.name:
+            text = re.sub(rf"(?<![\w./-]){re.escape(str(place))}/", "", text)
+    return re.sub(r"(?<![\w:./-])/(?:[^\s/:;,'\"()]+/)+", "", text)
 
 
 def _merge(parser: argparse.ArgumentParser, args: list[str]) -> int:
@@ -116,7 +135,8 @@ def _merge(parser: argparse.ArgumentParser, args: list[str]) -> int:
     options = parser.parse_args(args)
     from samzoo.leaderboard.merge import check, find_runs  # here, as scipy takes its time
 
-    runs, missing = load([(name, None, folder) for given in options.runs for name, folder in find_runs(given)])
+    found = find_runs(options.runs)
+    runs, missing = load([(name, None, folder) for name, folder in found])
     problems = check(runs)
     refused = {problem.folder for problem in problems}
     missing += [Missing(problem.entry, problem.reason) for problem in problems]
@@ -128,6 +148,6 @@ def _merge(parser: argparse.ArgumentParser, args: list[str]) -> int:
         raise SamzooError("\n".join([f"{len(missing)} runs are refused, {hint}", *lines]))
     for line in lines:
         print(f"refused:{line[1:]}", flush=True)
-    write(options.out, left, missing)
+    write(options.out, left, missing, Path(os.path.commonpath([folder.absolute().parent for _, folder in found])))
     print(f"{options.out / 'leaderboard.md'}: {len(left)} runs, {len(missing)} refused", flush=True)
     return 0

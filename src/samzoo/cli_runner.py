@@ -29,6 +29,7 @@ from samzoo.writing import write_atomically
 
 COMMAND = (sys.executable, "-m", "samzoo.cli")
 TIMES = "times.json"
+BESIDE = "SAMZOO_SIDE_BY_SIDE"
 GRACE_SECONDS = 60
 """How long a fit may take to keep its state after Ctrl-C."""
 
@@ -201,7 +202,8 @@ def run_here(
 def _terminations_as_interrupts() -> Iterator[None]:
     """A closed terminal and `kill` stop the children as Ctrl-C does, instead of leaving them behind."""
     main = threading.current_thread() is threading.main_thread()
-    kept = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGTERM, signal.SIGHUP) if main}
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+    kept = {n: signal.signal(n, signal.default_int_handler) for n in heeded}
     try:
         yield
     finally:
@@ -236,14 +238,18 @@ def visible_gpus() -> list[str]:
 
 
 def environments(workers: int) -> list[dict[str, str]]:
-    """What each of several workers gets: a GPU of its own, else its share of the cores. One worker gets everything."""
+    """What each of several workers gets: a GPU of its own, else its share of the cores. One worker gets everything.
+
+    Several are counted in `BESIDE`, for run.json: their times are those of a machine that has other work too.
+    """
     if workers == 1:
         return [{}]
+    beside = {BESIDE: str(workers)}
     if gpus := visible_gpus():
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(workers)]
+        return [beside | {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(workers)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = str(max(1, cores // workers))
-    return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}] * workers
+    return [beside | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}] * workers
 
 
 class _Clock:

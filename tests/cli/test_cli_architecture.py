@@ -39,6 +39,9 @@ WITHOUT_TORCH = [
     "cli_download",
     "data.archives",
     "cli_leaderboard",
+    "cli_runner",
+    "cli_slurm",
+    "cli_suite",
     "leaderboard",
     RECORDS,
 ]

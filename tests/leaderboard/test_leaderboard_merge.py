@@ -12,7 +12,7 @@ import pytest
 from samzoo.cli import main
 from samzoo.errors import DataError
 from samzoo.evaluation.records import Record, read_records, write_records
-from samzoo.leaderboard.board import TestedRun
+from samzoo.leaderboard.board import Board, TestedRun
 from samzoo.leaderboard.merge import check, find_runs
 
 TestedRun.__test__ = False  # no test, whatever its name
@@ -46,7 +46,7 @@ INFO = {
     "versions": {"samzoo": "0.1.0"},
     "test_signature": "abc",
     "config": {"model": {"class_path": "SAM"}, "data": {"root": "/here"}},
-    "protocol": {"seed": 0, "prompts_file": None, "regimes": {"box_3d": BOX}},
+    "protocol": {"seed": 0, "prompts_file": None, "prompts_sha256": "ff", "regimes": {"box_3d": BOX}},
 }
 
 
@@ -84,6 +84,11 @@ def test_what_can_be_compared_has_no_problem():
         (run("b", info=protocol(seed=1)), "other first prompts than first: protocol.seed is 1, 0 there"),
         (run("b", info=protocol(prompts_file="p.json")), "only one of them took them from a file"),
         (
+            run("b", info=protocol(prompts_sha256="00")),
+            "their prompts files differ",
+        ),
+        (run("b", info=protocol(regimes={"box_3d": None})), "another protocol of regime box_3d than first"),
+        (
             run("b", info=protocol(regimes={"box_3d": BOX | {"steps_scored": [0, 1], "effort_rule": "1"}})),
             "another protocol of regime box_3d than first: effort_rule, steps_scored",
         ),
@@ -120,11 +125,15 @@ def test_names_of_the_runs_below_a_folder(tmp_path, monkeypatch):
         write_run(tmp_path / name)
     write_run(tmp_path / "all/m_sam-0123456789/test-20260101-000000")
     write_run(tmp_path / "retested/test-20260101-000000-02")
-    assert [name for name, _ in find_runs("all")] == ["m_sam", "m_sam", "unet_phantom"]
-    assert find_runs("theirs=all/m_sam-0123456789") == [("theirs", Path("all/m_sam-0123456789"))]
-    assert [name for name, _ in find_runs("retested")] == ["retested"]
+    assert [name for name, _ in find_runs(["all"])] == ["m_sam", "m_sam", "unet_phantom"]
+    assert find_runs(["theirs=all/m_sam-0123456789"]) == [("theirs", Path("all/m_sam-0123456789"))]
+    assert [name for name, _ in find_runs(["retested"])] == ["retested"]
     with pytest.raises(DataError, match="nothing: no run is there"):
-        find_runs("nothing")
+        find_runs(["nothing"])
+    overlapping = ["all", "theirs=all/m_sam-0123456789", str(tmp_path / "all/unet_phantom")]
+    assert sorted(name for name, _ in find_runs(overlapping)) == ["m_sam", "theirs", "unet_phantom"]
+    with pytest.raises(DataError, match="is given as 'a' and as 'b'"):
+        find_runs(["a=retested", "b=retested"])
 
 
 @pytest.fixture
@@ -137,8 +146,8 @@ def board(tmp_path, monkeypatch):
         info = json.loads((folder / "run.json").read_text())
         return TestedRun(entry, seed, folder, tuple(read_records(folder / "records.csv")), info)
 
-    compute.load_run, compute.compute_board = load_run, lambda runs, missing=(): (runs, missing)
-    report.write_report = lambda folder, content: seen.update(runs=content[0], missing=content[1])
+    compute.load_run, compute.compute_board = load_run, lambda runs, missing=(): Board(runs, tuple(missing))
+    report.write_report = lambda folder, content: seen.update(runs=content.sections, missing=content.missing)
     for module in (compute, report):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
@@ -147,17 +156,18 @@ def board(tmp_path, monkeypatch):
 
 def test_refusals_write_nothing_unless_they_are_skipped(tmp_path, board, capsys):
     write_run(tmp_path / "ours")
-    write_run(tmp_path / "theirs", fn=30)
+    write_run(tmp_path / "theirs", fn=30, dice=160 / 210)
     (write_run(tmp_path / "damaged") / "records.csv").write_text("what?")
-    args = ["leaderboard", "merge", "out", "ours", "theirs", "damaged"]
+    args = ["leaderboard", "merge", "out", "ours", str(tmp_path / "theirs"), "damaged", "ours"]
     assert main(args) == 1
     err = capsys.readouterr().err
     assert "2 runs are refused, nothing is written" in err and not board
-    assert "  theirs: another ground truth than ours, in a, b" in err and "damaged/records.csv: column missing" in err
+    assert "theirs: another ground truth than ours, in a, b" in err and "damaged/records.csv: column missing" in err
     assert main([*args, "--skip-refused"]) == 0
     assert [r.entry for r in board["runs"]] == ["ours"]
     assert {m.entry for m in board["missing"]} == {"theirs", "damaged"}
-    assert "refused: theirs: another ground truth" in capsys.readouterr().out
+    assert not any(str(tmp_path) in m.reason for m in board["missing"])
+    assert f"refused: {tmp_path}/theirs: another ground truth" in capsys.readouterr().out
     board.clear()
     assert main(["leaderboard", "merge", "out", "damaged", "--skip-refused"]) == 1 and not board
 

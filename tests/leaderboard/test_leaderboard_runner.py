@@ -17,6 +17,7 @@ from samzoo.cli import main
 from samzoo.cli_runner import environments, run_job, visible_gpus
 from samzoo.cli_suite import jobs
 from samzoo.errors import DataError
+from samzoo.leaderboard.board import Board
 from samzoo.leaderboard.suite import read_suite
 
 FAKE = '''
@@ -26,7 +27,8 @@ import json, os, pathlib, signal, sys, time
 words = sys.argv[1:]
 folder = pathlib.Path(words[words.index("--run") + 1])
 kind = folder.name.split("-")[0]
-print("verb", words[0], os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS"))
+names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SAMZOO_SIDE_BY_SIDE")
+print("verb", words[0], *map(os.environ.get, names))
 if words[0] == "fit" and kind == "bad":
     sys.exit("Epoch 1\\nsamzoo fit: the data set is not there\\n  what to fetch: it")
 if words[0] == "fit" and kind == "broken":
@@ -46,7 +48,7 @@ if words[0] == "test":
     (folder / "records.csv").write_text(pathlib.Path("some_records.csv").read_text())
     (folder / "run.json").write_text("{}")
 '''
-ROW = "phantom,SAM,{},p,1,liver,{},{},0,0,none,8,2,2,{},,,,,0.1,0.1"
+ROW = "phantom,SAM,{},p,1,liver,{},{},0,0,none,{},{},{},{},,,,,0.1,0.1"
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def work(tmp_path, monkeypatch):
         "dataset,method,case_id,patient,class_id,class_name,regime,step,effort,oracle_classes,oracle_slices,tp,fp,"
     )
     columns += "fn,dice,iou,nsd_1mm,nsd_2mm,hd95_mm,encode_seconds,decode_seconds"
-    rows = [columns, ROW.format("a", "auto", 0, 0.75), ROW.format("a", "box_3d", 0, 0.9)]
+    rows = [columns, ROW.format("a", "auto", 0, 6, 2, 2, 0.75), ROW.format("a", "box_3d", 0, 9, 1, 1, 0.9)]
     Path("some_records.csv").write_text("\n".join(rows) + "\n")
     monkeypatch.setattr(cli_runner, "COMMAND", (sys.executable, "-S", "-E", str(tmp_path / "fake.py")))
     return tmp_path
@@ -78,8 +80,8 @@ def board(monkeypatch):
         return entry, folder, seed
 
     compute, report = ModuleType("samzoo.leaderboard.compute"), ModuleType("samzoo.leaderboard.report")
-    compute.load_run, compute.compute_board = load_run, lambda runs, missing=(): (runs, missing)
-    report.write_report = lambda folder, content: seen.update(folder=folder, runs=content[0], missing=content[1])
+    compute.load_run, compute.compute_board = load_run, lambda runs, missing=(): Board(runs, tuple(missing))
+    report.write_report = lambda out, content: seen.update(out=out, runs=content.sections, missing=content.missing)
     for module in (compute, report):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return seen
@@ -144,7 +146,35 @@ def test_a_damaged_result_does_not_stop_the_others(work, board):
     assert leaderboard() == 0
     assert [run[0] for run in board["runs"]] == ["b"]
     (lost,) = board["missing"]
-    assert lost.entry == "a" and "records can't be read" in lost.reason
+    assert lost.entry == "a" and lost.reason == f"{first.folder.name}: records can't be read"
+
+
+def test_the_board_names_no_folder_of_this_machine(work, board, capfd):
+    (work / "study").mkdir()
+    (work / "study/mine.yaml").write_text(f"runs: {work}/runs\ncells: {{a: {{config: x.yaml}}}}")
+    (job,) = jobs(read_suite(Path("study/mine.yaml")))
+    job.folder.parent.mkdir()
+    job.failure.write_text(f"OSError: no '/far/away/scan 1.nii', {work}/w.pth and {job.folder}/x; see https://a.b/c/d")
+    assert main(["leaderboard", "--suite", "study/mine.yaml"]) == 0
+    (lost,) = board["missing"]
+    expected = f"OSError: no 'scan 1.nii', w.pth and {job.folder.name}/x; see https://a.b/c/d"
+    assert lost.reason == f"failed: {expected}"
+    assert "/far/away/scan" in capfd.readouterr().out, "the terminal has it all"
+    assert board["out"] == Path("study/mine"), "no other suite's board is overwritten"
+    assert leaderboard() == 1, "suite.yaml is not there"
+    suite("a")
+    assert leaderboard() == 0 and board["out"] == Path()
+
+
+def test_a_closed_terminal_is_nothing_to_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli_runner._terminations_as_interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -173,10 +203,10 @@ def test_side_by_side_each_has_a_gpu_or_its_share_of_cores(work, board, monkeypa
     found = suite("a", "b", "c")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(8)}, raising=False)
     assert leaderboard("--fit", "--jobs", "2") == 0
-    assert all("verb fit None 4" in job.log.read_text() for job in found)
+    assert all("verb fit None 4 2" in job.log.read_text() for job in found)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5")
     assert environments(1) == [{}]
-    assert environments(3) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("3", "GPU-5", "3")]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments(3)] == ["3", "GPU-5", "3"]
     for none in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
         assert visible_gpus() == []

@@ -57,6 +57,51 @@ def test_signature_follows_every_file(work, file, text):
     assert (signature(by_method) == before[1]) == (file == "m_d.yaml")
 
 
+@pytest.mark.parametrize("how", ["config", "setting", "words"])
+def test_signature_follows_weights_and_the_code_of_ones_own_method(work, how):
+    (work / "w.pth").write_bytes(b"1")
+    (work / "mine.py").write_text("class M: ...")
+    if how == "config":
+        (work / "configs/methods/m.yaml").write_text("class_path: mine.M\ninit_args: {weights: w.pth}")
+        cell = Cell("a", config="m_d.yaml")
+    else:
+        words = ("--model", "mine.M", "--model.weights", "w.pth")
+        joined = ("--model=mine.M", "--model.init_args={weights: w.pth}")
+        cell = Cell("a", data="d.yaml", settings=joined if how == "setting" else words)
+    seen = {signature(cell)}
+    (work / "w.pth").write_bytes(b"22")
+    seen.add(signature(cell))
+    (work / "mine.py").write_text("class M: pass")
+    seen.add(signature(cell))
+    (work / "mine.py").unlink()
+    (work / "mine").mkdir()
+    (work / "mine/__init__.py").write_text("from mine.network import M")
+    seen.add(signature(cell))
+    (work / "mine/network.py").write_text("class M: ...")
+    seen.add(signature(cell))
+    (work / "w.pth").unlink()
+    assert len({*seen, signature(cell)}) == 6
+
+
+def test_signature_follows_the_weights_that_come_along(work, monkeypatch):
+    (work / "configs/methods/m.yaml").write_text("class_path: SAM\ninit_args: {weights: sam_tiny}")
+    cell = Cell("a", config="m_d.yaml")
+    before = signature(cell)
+    assert (cli_suite.SHIPPED_WEIGHTS / "sam_tiny.safetensors").is_file()
+    monkeypatch.setattr(cli_suite, "SHIPPED_WEIGHTS", work)
+    (work / "sam_tiny.safetensors").write_bytes(b"others")
+    assert signature(cell) != before
+
+
+def test_settings_name_files_that_need_not_be_configs(work):
+    cell = suite("settings: [--data.splits_file=theirs.json]\ncells: {a: {config: m_d.yaml}}").cells[0]
+    before = signature(cell)
+    (work / "theirs.json").write_text("[]")
+    assert signature(cell) != before
+    with pytest.raises(ConfigError, match=r"cell 'a': there is no config file 'gone\.yaml'"):
+        jobs(suite("settings: [--data=gone.yaml]\ncells: {a: {config: m_d.yaml}}"))
+
+
 def test_signature_follows_settings_and_versions_but_not_the_name(work, monkeypatch):
     cell = Cell("a", config="m_d.yaml")
     before = signature(cell)
@@ -101,10 +146,13 @@ def test_methods_on_data_of_ones_own(work):
 def test_files_beside_the_suite_are_found_from_elsewhere(work):
     (work / "study").mkdir()
     (work / "study/mine.yaml").write_text("root: mine")
-    (work / "study/suite.yaml").write_text("data: mine.yaml\ncells: {a: {method: m.yaml}}")
+    text = "data: mine.yaml\ncells: {a: {method: m.yaml}, b: {config: m_d.yaml, settings: [--data=mine.yaml]}}"
+    (work / "study/suite.yaml").write_text(text)
     read = read_suite(Path("study/suite.yaml"))
     assert (read.cells[0].data, read.runs) == ("study/mine.yaml", Path("study/runs"))
-    jobs(read)
+    assert read.cells[1].settings == ("--data=study/mine.yaml",)
+    absolute = read_suite(work / "study/suite.yaml")
+    assert [job.folder.name for job in jobs(read)] == [job.folder.name for job in jobs(absolute)]
 
 
 def test_what_was_interrupted_is_taken_up(work):

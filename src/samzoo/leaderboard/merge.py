@@ -28,12 +28,24 @@ class Problem:
     reason: str
 
 
-def find_runs(given: str) -> list[tuple[str, Path]]:
-    """(entry name, folder) of each run in `FOLDER` or `NAME=FOLDER`: the folder itself, or those below it.
+def find_runs(given: Sequence[str]) -> list[tuple[str, Path]]:
+    """(entry name, folder) of each run in any `FOLDER` or `NAME=FOLDER`: the folder itself, or those below it.
+
+    A run that several of them hold is there once, under the name that is given for it.
 
     Raises:
-        DataError: there is no run.
+        DataError: there is no run, or it has two names.
     """
+    found: dict[Path, tuple[str, Path]] = {}
+    for name, run in (pair for one in given for pair in _below(one)):
+        known, _ = found.setdefault(run.resolve(), (name, run))
+        if name and known and name != known:
+            raise DataError(f"{run} is given as {known!r} and as {name!r}: a run is one entry")
+        found[run.resolve()] = name or known, run
+    return [(name or _name(run), run) for name, run in found.values()]
+
+
+def _below(given: str) -> list[tuple[str, Path]]:
     name, equals, folder = given.partition("=")
     if not equals or Path(given).is_dir():
         name, folder = "", given
@@ -43,7 +55,7 @@ def find_runs(given: str) -> list[tuple[str, Path]]:
             runs.append(path.parent)
     if not runs:
         raise DataError(f"{folder}: no run is there: a run folder holds records.csv and run.json")
-    return [(name or _name(run), run) for run in runs]
+    return [(name, run) for run in runs]
 
 
 def _name(folder: Path) -> str:
@@ -125,9 +137,12 @@ def _other_protocol(run: TestedRun, other: TestedRun) -> Iterator[str]:
         yield f"other first prompts {beside}: protocol.seed is {own.get('seed')}, {theirs.get('seed')} there"
     if bool(own.get("prompts_file")) != bool(theirs.get("prompts_file")):
         yield f"other prompts {beside}: only one of them took them from a file"
+    hashes = {part["prompts_sha256"] for part in (own, theirs) if part.get("prompts_sha256")}
+    if len(hashes) > 1:
+        yield f"other prompts {beside}: their prompts files differ"
     regimes, expected = own.get("regimes") or {}, theirs.get("regimes") or {}
     for regime in sorted(regimes.keys() & expected.keys()):
-        one, two = regimes[regime], expected[regime]
+        one, two = regimes[regime] or {}, expected[regime] or {}
         if different := sorted(key for key in {*one, *two} if one.get(key) != two.get(key)):
             yield f"another protocol of regime {regime} {beside}: {', '.join(different)}"
 

@@ -11,8 +11,9 @@ A suite of your own, say `mine.yaml`, for `make leaderboard SUITE=mine.yaml`:
       unet: {method: unet.yaml, seeds: [0]}
       reference: {config: unet_hippocampus.yaml, settings: [--data=my_data.yaml]}
 
-Files are looked up beside the suite first, then as `samzoo fit` does. `runs: FOLDER` says where the runs are (default:
-`runs` beside the suite).
+These files are looked up beside the suite first, then as `samzoo fit` does; other paths are relative to the working
+folder, `runs: FOLDER` too, which says where the runs are (default: `runs` beside the suite). A cell runs again once its
+settings or files have changed, see `samzoo.cli_suite.signature`; to run it again for another reason, delete its folder.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import yaml
 from samzoo.errors import ConfigError
 
 KEYS = ("runs", "data", "settings", "seeds", "cells")
+FILE = re.compile(r"(--(?:config|model|data|trainer|protocol)=)(.+\.(?:yaml|yml))")
+"""A setting that is a config file."""
 CELL_KEYS = ("config", "method", "data", "fit", "settings", "seeds")
 
 
@@ -101,9 +104,10 @@ def _cell(path: Path, name: str, value: Any, common: Mapping[str, Any]) -> Cell:
     if not own.get("data") and "method" in value:
         raise ConfigError(f"{where} must say on which `data` the method is, here or for the whole suite")
     files = {key: _beside(path, own[key]) for key in ("config", "method", "data") if own.get(key)}
-    settings = [*common.get("settings", []), *value.get("settings", [])]
+    settings = [str(s) for s in (*common.get("settings", []), *value.get("settings", []))]
+    settings = [m[1] + _beside(path, m[2]) if (m := FILE.fullmatch(s)) else s for s in settings]
     seeds = value.get("seeds", common.get("seeds", [0])) if fit else ()
-    return Cell(name, fit=fit, settings=tuple(str(s) for s in settings), seeds=tuple(seeds), **files)
+    return Cell(name, fit=fit, settings=tuple(settings), seeds=tuple(seeds), **files)
 
 
 def _check(where: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
