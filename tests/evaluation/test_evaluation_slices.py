@@ -1,5 +1,7 @@
 """What a test leaves for the report: a slice of each case, the signature of the test cases."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import nibabel as nib
@@ -130,6 +132,9 @@ def test_noisy_prompts_are_saved_as_given_and_replayed(tmp_path):
     saved = str(tmp_path / "one/prompts.json")
     assert run_test(tmp_path / "two", cases, regimes=names, seed=7, prompts_file=saved) == records
     assert (tmp_path / "two/prompts.json").read_text() == (tmp_path / "one/prompts.json").read_text()
+    protocols = [json.loads((tmp_path / name / "run.json").read_text())["protocol"] for name in ("one", "two")]
+    content = (tmp_path / "one/prompts.json").read_bytes()
+    assert [p["prompts_sha256"] for p in protocols] == [None, hashlib.sha256(content).hexdigest()]
 
     def lesion(regime):
         return next((r.dice, r.effort, r.oracle_slices) for r in records if (r.regime, r.class_id) == (regime, 2))
@@ -161,3 +166,15 @@ def test_the_test_signature_follows_test_cases_and_their_grid_alone(tmp_path, mo
         image = nib.load(path)
         nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine, image.header), path)
         assert (signature() == base) == same
+
+
+def test_the_training_signature_follows_training_and_validation_cases(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMZOO_HOME", str(tmp_path))
+
+    def signature(splits=("train", "val"), **settings):
+        dm = SamzooDataModule(layout="phantom", phantom=PhantomSettings(8, 32, (4, 4)), **settings)
+        dm.build_store(splits)
+        return dm.store.training_signature()
+
+    assert signature(("test",)) is None, "these cases are not there yet"
+    assert signature() == signature(intensity=Intensity("window", 0, 100)) != signature(val_fraction=0.4)

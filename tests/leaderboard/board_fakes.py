@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -49,6 +50,7 @@ ENTRIES = {
     "m_sam": ("M-SAM", 0.84, PROMPTED, 7_600_000, 108_000_000, 95.0, 1200.0, 1),
     "m_sam_fixed": ("M-SAM", 0.87, PROMPTED, 7_600_000, 108_000_000, 95.0, 1250.0, 2),
 }
+COMPARED = ("auto", "box_3d")
 SHAPE, SPACING = (12, 72, 96), (5.0, 1.2, 0.9)
 
 
@@ -73,6 +75,10 @@ def fake_section(folder: Path | None = None, dataset: str = "phantom", patients:
         robustness=_robustness(rows),
         findings=_findings(entries),
         notes=("4 patients are too few for intervals and tests.",) if few else (),
+        main_regimes={e.name: e.cost.regime for e in entries},
+        best_automatic=next(r.entries[0] for r in rankings if r.regime == "auto"),
+        automatic_regimes=("auto",),
+        compared=COMPARED,
     )
     if folder is not None:
         for entry in entries:
@@ -180,9 +186,14 @@ def _entry(name: str, folder: Path | None, dataset: str, patients: int) -> Entry
         peak_memory_bytes=None if gflop is None else int(gflop * 1e7),
         training_memory_bytes=int(gflop * 6e7) if trained and gflop else None,
         device="cuda" if gflop else "cpu",
+        regime="auto" if "auto" in regimes else "box_3d",
+        encodings_per_case=SHAPE[0] if gflop else None,
+        gflop_per_case=gflop and SHAPE[0] * gflop,
     )
+    costs = {r: replace(cost, regime=r, ms_per_case=ms * (1 if r == "auto" else 1.5)) for r in COMPARED if r in regimes}
     base = "" if gflop is None else "random" if name == "unet" else "sam_vit_b"
-    return Entry(name, method, "vit_b" if base else "", base, name == "sam_med3d", "auto" in regimes, cost, tuple(runs))
+    seen, automatic = name == "sam_med3d", "auto" in regimes
+    return Entry(name, method, "vit_b" if base else "", base, seen, automatic, cost, tuple(runs), costs)
 
 
 def _case_means(records, metric: str) -> dict[str, float]:

@@ -132,9 +132,16 @@ def test_cases_without_any_class_don_t_part_prompted_from_automatic_entries():
     assert answer.automatic_value == pytest.approx(GOOD[:7].mean())
 
 
-def protocol(seed=0, file=None, steps=(1,)):
+def protocol(seed=0, file=None, steps=(1,), sha256=None):
     how = {"steps_scored": list(steps), "effort_rule": "1 a click", "oracle_classes": True, "oracle_slices": "none"}
-    return {"protocol": {"seed": seed, "prompts_file": file, "regimes": {"clicks_3d": how, "auto": {"oracle": False}}}}
+    return {
+        "protocol": {
+            "seed": seed,
+            "prompts_file": file,
+            "prompts_sha256": sha256,
+            "regimes": {"clicks_3d": how, "auto": {"oracle": False}},
+        }
+    }
 
 
 @pytest.mark.parametrize(
@@ -208,7 +215,7 @@ def test_names_of_noisy_regimes(regime, expected):
     assert split_noise(regime) == expected
 
 
-def test_noisy_regimes_are_shown_as_robustness_alone():
+def test_noisy_regimes_rank_nothing():
     records = [prompted(i, 0.8 + 0.1 * (s == 3), step=s) for i in range(8) for s in (1, 3)]
     for name, dice in (("clicks_3d_shift8mm", 0.4), ("clicks_3d_shift2mm", 0.7)):
         records += [prompted(i, dice, regime=name) for i in range(8)]
@@ -217,7 +224,9 @@ def test_noisy_regimes_are_shown_as_robustness_alone():
     (curve,) = found.robustness
     assert (curve.entry, curve.regime, curve.kind) == ("sam", "clicks_3d", "shift")
     assert curve.points == tuple(pytest.approx(p) for p in ((0, 0.8), (2, 0.7), (8, 0.4)))  # all at step 1
-    assert {r.regime for r in found.rows} == {"clicks_3d"} == {r.regime for r in found.rankings}
+    assert (curve.step, curve.cases) == (1, 8)
+    assert {r.regime for r in found.rows if not r.noisy} == {"clicks_3d"} == {r.regime for r in found.rankings}
+    assert {r.regime for r in found.rows if r.noisy} == {"clicks_3d_shift8mm", "clicks_3d_shift2mm", "box_3d_jitter10"}
     assert any("box_3d" in note for note in found.notes)
 
 
@@ -237,6 +246,56 @@ def test_break_even_leaves_out_cases_without_an_automatic_answer():
     clicks = run("sam", [prompted(i, 0.7 if i < 7 else 0.0) for i in range(8)], **cases)
     found = section(auto("unet", [0.65] * 7, **cases), clicks)
     assert [b.effort for b in found.break_even if b.metric == "dice"] == [1.0]
+
+
+def test_break_even_counts_what_both_were_asked_and_no_automatic_answer():
+    """Three cases have no spleen: only the automatic entry can find one. The first step of auto_clicks_3d is free."""
+    wrong = [record(i, 0.0, class_id=2, class_name="spleen", tp=0, fn=0, fp=5) for i in range(3)]
+    steps = [
+        prompted(i, d, regime="auto_clicks_3d", step=s, effort=s) for i in range(6) for s, d in ((0, 0.7), (2, 0.8))
+    ]
+    clicks = run("sam", [prompted(i, 0.6) for i in range(6)])
+    found = section(run("unet", [*(record(i, 0.7) for i in range(6)), *wrong, *steps]), clicks)
+    answers = {(b.entry, b.regime): (b.automatic_value, b.effort) for b in found.break_even if b.metric == "dice"}
+    assert found.best_automatic == "unet"
+    assert answers == {("sam", "clicks_3d"): (pytest.approx(0.7), None),
+                       ("unet", "auto_clicks_3d"): (pytest.approx(0.7), 2.0)}  # fmt: skip
+
+
+def test_a_seed_that_was_tested_in_another_way_counts_nowhere():
+    records = [r for i in range(8) for r in (record(i, 0.4), prompted(i, 0.9))]
+    other = [replace(r, dice=0.1, encode_seconds=9.0) for r in records if r.effort]
+    found = section(run("b", records, **protocol()), run("a", records, seed=0, **protocol()),
+                    run("a", other, seed=1, **protocol(seed=1)))  # fmt: skip
+    assert [r.seed for r in found.entry("a").runs] == [0] and found.entry("a").costs == found.entry("b").costs != {}
+
+
+def test_trainings_on_other_cases_are_noted():
+    def trained(entry, signature, **other):
+        return auto(entry, GOOD, train_signature=signature, training={"training_seconds": 1}, **other)
+
+    runs = [trained("odd", "x"), trained("a", "y"), trained("b", "y"), auto("untrained", GOOD, train_signature="z")]
+    assert section(*runs).notes == ("Trained or validated on other cases than most entries: odd.",)
+    assert section(*runs[1:]).notes == ()
+    assert "b (seed 1)" in section(*runs[1:], trained("b", "x", seed=1)).notes[0]
+
+
+def test_costs_are_of_a_regime_and_a_device():
+    cost = {"cost": {"cases": {f"c{i}": {"images_encoded": 6} for i in range(6)}}, "flops": {"encode": 2e9}}
+    device = {"device": {"type": "cpu", "name": "Slow", "threads": 2}, "side_by_side": 3}
+    clicks = [prompted(i, 0.5, encode_seconds=0.0, decode_seconds=1.0) for i in range(6)]
+    found = section(run("a", [*auto("a", GOOD[:6]).records, *clicks], **cost, **device),
+                    auto("b", GOOD[:6], device={"type": "cuda", "name": "Fast"}))  # fmt: skip
+    a = found.entry("a")
+    assert found.compared == ("auto", "clicks_3d") and found.main_regimes == {"a": "auto", "b": "auto"}
+    assert {r: c.ms_per_case for r, c in a.costs.items()} == {
+        "auto": pytest.approx(150),
+        "clicks_3d": pytest.approx(1100),
+    }
+    assert a.cost == a.costs["auto"] and (a.cost.regime, a.cost.device) == ("auto", "cpu (Slow, 2 threads)")
+    assert (a.cost.encodings_per_case, a.cost.gflop_per_case, a.cost.processes_beside) == (6, 12, 3)
+    assert any("several devices: Fast; cpu (Slow" in n for n in found.notes)
+    assert any("3 tests ran side by side" in n and n.endswith(": a.") for n in found.notes)
 
 
 def test_strata_are_tertiles_of_volume_and_the_same_for_all():
@@ -259,7 +318,9 @@ def test_findings_are_the_worst_cases_and_the_greatest_disagreements():
     worst = [(f.case_id, f.dice) for f in found.findings if f.kind == "worst" and f.entries == ("a",)]
     assert worst == [("c1", {"a": 0.1}), ("c3", {"a": 0.2}), ("c2", {"a": 0.3})]
     disputed = [f for f in found.findings if f.kind == "disagreement"]
-    assert [f.case_id for f in disputed] == ["c1", "c5", "c3", "c4"]  # none where both are the same
+    assert [f.case_id for f in disputed] == ["c1", "c5", "c3"]
+    same = section(auto("a", [0.9, 0.1]), auto("b", [0.9, 0.8]))
+    assert [f.case_id for f in same.findings if f.kind == "disagreement"] == ["c1"]  # none where both are the same
     assert disputed[0].dice == {"a": 0.1, "b": 0.8} and (disputed[0].regime, disputed[0].step) == ("auto", 0)
 
 
@@ -303,7 +364,7 @@ def save(folder, records, info):
 
 
 def test_a_run_is_read_with_the_seed_of_its_training(tmp_path):
-    records = [record(i, 0.5) for i in range(2)]
+    records = [record(i, 0.8) for i in range(2)]
     trained = save(tmp_path / "t", records, {"seed_everything": "3", "training": {"training_seconds": 1.5}})
     found = load_run("a", trained)
     assert (found.entry, found.seed, found.folder, list(found.records)) == ("a", 3, trained, records)
@@ -321,11 +382,13 @@ def test_a_run_is_read_with_the_seed_of_its_training(tmp_path):
         ({"cost": []}, "cost is .*expected an object"),
         ({"published": {"auto": {"0": {"dice": True}}}}, "published.auto.0.dice is 'True'"),
         ({"training": {"epochs": 1}, "seed_everything": "x"}, "seed_everything is 'x'"),
+        ({"training": {"epochs": 1}, "seed_everything": float("inf")}, "seed_everything is inf"),
+        ({"parameters_total": 10**400}, "parameters_total is '1000"),
         ([], "must hold a JSON object"),
     ],
 )
 def test_run_json_of_another_kind_is_refused(tmp_path, info, message):
-    folder = save(tmp_path / "run", [record(0, 0.5)], info)
+    folder = save(tmp_path / "run", [record(0, 0.8)], info)
     with pytest.raises(DataError, match=message) as caught:
         load_run("a", folder)
     assert str(folder / "run.json") in str(caught.value)
@@ -334,9 +397,10 @@ def test_run_json_of_another_kind_is_refused(tmp_path, info, message):
 def test_missing_damaged_and_empty_files_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"run.json can't be read"):
         load_run("a", tmp_path)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(DataError, match=r"run.json can't be read"):
-        load_run("a", tmp_path)
+    for damaged in ("{", "[" * 100_000):
+        (tmp_path / "run.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"run.json can't be read"):
+            load_run("a", tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(DataError, match=r"records.csv: records can't be read"):
         load_run("a", tmp_path)

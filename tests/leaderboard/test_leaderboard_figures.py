@@ -13,8 +13,7 @@ from PIL import Image
 from samzoo.leaderboard import figures
 from samzoo.leaderboard.board import Estimate
 from samzoo.leaderboard.figures import DRAWINGS, entry_styles, save_figures
-from samzoo.leaderboard.figures_cases import _front
-from samzoo.leaderboard.figures_style import main_rankings
+from samzoo.leaderboard.figures_cases import _front, pareto
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +113,7 @@ def test_names_from_files_are_drawn_as_they_are(section, tmp_path, monkeypatch):
     few = replace(few, rankings=(), break_even=(), strata=())
     monkeypatch.setattr(figures, "DRAWINGS", {"effort": DRAWINGS["effort"], "intervals": DRAWINGS["intervals"]})
     files = [f.file for f in save_figures(tmp_path, few)]
-    assert files == ["figures/.._a_b-01234567_effort.png", "figures/.._a_b-01234567_intervals.png"]
+    assert files == ["figures/.._a_b-75e96e29_effort.png", "figures/.._a_b-75e96e29_intervals.png"]
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [f.split("/")[1] for f in files]
 
 
@@ -126,9 +125,18 @@ def test_entries_look_different_without_colour(section):
     assert len(set(entry_styles(many).values())) == 60
 
 
-def test_main_rankings_are_those_most_entries_share(section):
-    assert [r.regime for r in main_rankings(section)] == ["auto", "box_3d"]
-    assert [r.regime for r in main_rankings(only(section, "sam"))] == ["box_3d"]
+def test_costs_are_those_of_the_regime_and_times_those_of_a_device(section):
+    few = only(section, "unet", "masksam", "promise", "sam", "box_ellipse")
+    words = pareto(few, entry_styles(few))
+    assert "unet (0.9, Dice" in words.alt and "sam (7.8, Dice" in words.alt
+    assert "box_ellipse" not in words.alt.split("time")[1]
+    assert "Times are those on cuda; measured elsewhere: box_ellipse." in words.caption
+
+
+def test_noisy_regimes_are_in_no_figure_of_scores(section):
+    noisy = replace(section.rows[0], regime="auto_jitter10", noisy=True, dice=Estimate(0.123))
+    for name, drawing in drawn(replace(section, rows=(*section.rows, noisy))).items():
+        assert "0.123" not in drawing.alt and (name == "robustness" or "jitter" not in drawing.alt)
 
 
 def test_front_holds_what_none_beats():

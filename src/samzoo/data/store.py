@@ -178,6 +178,13 @@ class Store:
             content.append([entry.id, entry.patient, case.shape, [f"{mm:.4f}" for mm in case.spacing], label])
         return digest(content)
 
+    def training_signature(self) -> str | None:
+        """Of the training and of the validation cases, likewise; None where a case isn't in the store."""
+        try:
+            return digest([self.truth_signature(self.index.of(split)) for split in ("train", "val")])
+        except DataError:
+            return None
+
 
 def source_signature(entry: CaseEntry) -> str:
     """Hash of path, size and modification time of a case's files, and of what their labels mean.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -116,6 +117,7 @@ class EvaluationProtocol(Callback):
         self.published = published
         self.overlays, self.slices = overlays, slices
         self.replay = load_prompts(prompts_file) if prompts_file else None
+        self.prompts_sha256 = hashlib.sha256(self.replay.path.read_bytes()).hexdigest() if self.replay else None
         self.inference = Inference(encode_chunk, decode_chunk, window_step, tuple(mirror_axes), extensions)
         self._told: set[str] = set()
 
@@ -264,6 +266,7 @@ class EvaluationProtocol(Callback):
         return {
             "seed": self.seed,
             "prompts_file": str(self.replay.path) if self.replay else None,
+            "prompts_sha256": self.prompts_sha256,
             "surface_metrics": self.surface_metrics,
             "window_step": self.inference.window_step,
             "mirror_axes": list(self.inference.mirror_axes),

@@ -40,11 +40,13 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
     total, trained = method.count_parameters()
     training = _beside(root, "training.json")
     config = _beside(root, "config.yaml")
+    store = getattr(trainer.datamodule, "store", None)
     return {
         "method": method.spec.name,
         "dataset": getattr(trainer.datamodule, "dataset_name", None),
         "dataset_signature": getattr(trainer.datamodule, "signature", None),
         "test_signature": getattr(trainer.datamodule, "test_signature", None),
+        "train_signature": store.training_signature() if training and store else None,
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "base_sha256": method.base_sha256,
         "weights": _weights(method, trainer.datamodule),
@@ -93,7 +95,17 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def device_info(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
-    return {"type": device.type, "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    return {"type": device.type, "name": _cpu_name(), "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    """The model; the kind of processor where the system does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(filter(None, models), platform.processor() or platform.machine())
 
 
 def peak_memory_bytes(device: torch.device) -> int:

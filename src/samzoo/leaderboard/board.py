@@ -53,7 +53,7 @@ class Cost:
         training_memory_bytes: of the training.
         device: with its name; several are separated by commas.
         encodings_per_case: images or windows encoded for a case, each once for all regimes of the test, mean.
-        gflop_per_case: `encodings_per_case` times `gflop_encode`; where the test had one regime, also its prompts.
+        gflop_per_case: `encodings_per_case` times `gflop_encode`, without prompts, which are not counted by regime.
         processes_beside: tests that ran side by side on the machine, the most of its seeds, which makes times longer.
     """
 

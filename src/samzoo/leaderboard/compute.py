@@ -18,6 +18,8 @@ from samzoo.leaderboard.compute_load import (
     dataset_and_signature,
     load_run,
     make_entry,
+    notes_on_costs,
+    other_training,
     part,
     tested_cases,
     without_records,
@@ -86,21 +88,36 @@ def _section(
     automatic = tuple(r for r, steps in table.items() if not _effort(steps))
     rows: list[Row] = []
     rankings: list[Ranking] = []
-    by_entry = {name: [run for run in runs if run.entry == name] for name in dict.fromkeys(run.entry for run in runs)}
+    by_entry: dict[str, list[tuple[TestedRun, frozenset[str]]]] = {}
+    for run, regimes in zip(runs, kept, strict=True):
+        if regimes:
+            by_entry.setdefault(run.entry, []).append((run, regimes))
     published = {name: _published(own) for name, own in by_entry.items()}
-    methods = {name: own[0].records[0].method for name, own in by_entry.items()}
-    for regime, steps in table.items():
+    methods = {name: own[0][0].records[0].method for name, own in by_entry.items()}
+    for regime, steps in whole.items():
         rng = generator(seed, dataset, signature, regime)
         some, ranking = rank_regime(regime, steps, patient, names, draws, rng)
-        rows += [_completed(row, methods[row.entry], published[row.entry]) for row in some]
-        rankings.append(ranking)
+        for row in some:
+            shown = published[row.entry].get((row.regime, row.step))
+            noisy = regime not in table
+            rows.append(replace(row, method=methods[row.entry], dice_published=shown, noisy=noisy))
+        if regime in table:
+            rankings.append(ranking)
         for name in sorted({n for by in steps.values() for n, s in by.items() if s.incomplete}):
             notes.append(f"{regime} of {name}: only the cases that all of its seeds have are counted.")
     main = _main_regimes(table, automatic)
+    main_of = {name: regime for name in by_entry if (regime := _main_regime(table, main, name))}
     entries = tuple(
-        make_entry(own, any(_has(table, r, name) for r in automatic), _main_regime(table, main, name))
+        make_entry(
+            own,
+            any(_has(table, r, name) for r in automatic),
+            main_of.get(name, ""),
+            [r for r in main if _has(table, r, name)],
+        )
         for name, own in by_entry.items()
     )
+    best, answer = _best_automatic(table, [r for r in rankings if r.regime in main and r.regime in automatic])
+    notes += [*other_training(runs), *notes_on_costs(runs)]
     if not signature:
         notes.append("run.json names no signature of the data: whether the images are the same was not checked.")
     if len(set(patient)) < MIN_PATIENTS:
@@ -108,7 +125,6 @@ def _section(
     volumes = volumes_ml(runs, cases, class_index)
     strata_found, strata_notes = strata(table, main, volumes)
     robust, robust_notes = robustness(whole)
-    main_of = {e.name: regime for e in entries if (regime := _main_regime(table, main, e.name))}
     return Section(
         title=title,
         dataset=dataset,
@@ -119,11 +135,15 @@ def _section(
         entries=entries,
         rows=tuple(rows),
         rankings=tuple(rankings),
-        break_even=break_evens(table, automatic),
+        break_even=break_evens(table, automatic, best, answer) if answer else (),
         strata=strata_found,
         robustness=robust,
         findings=find_cases(table, main, main_of, case_ids),
         notes=tuple([*notes, *strata_notes, *robust_notes]),
+        main_regimes=main_of,
+        best_automatic=best,
+        automatic_regimes=automatic,
+        compared=tuple(main),
     )
 
 
@@ -173,16 +193,22 @@ def _main_regime(table: Table, main: Sequence[str], entry: str) -> str | None:
     return next((r for r in [*main, *sorted(table)] if _has(table, r, entry)), None)
 
 
-def _published(runs: Sequence[TestedRun]) -> dict[tuple[str, int], float]:
+def _best_automatic(table: Table, rankings: Sequence[Ranking]) -> tuple[str, Scores | None]:
+    """The first of the automatic ranking; "" where none has a Dice."""
+    for ranking in rankings:
+        scores = table[ranking.regime][ranking.step][name := ranking.entries[0]]
+        if not np.isnan(scores.metrics["dice"]).all():
+            return name, scores
+    return "", None
+
+
+def _published(runs: Sequence[tuple[TestedRun, frozenset[str]]]) -> dict[tuple[str, int], float]:
     """(regime, step) -> Dice as published, mean over seeds."""
     found: dict[tuple[str, int], list[float]] = {}
-    for run in runs:
+    for run, regimes in runs:
         for regime, steps in part(run.info, "published").items():
             for step, values in (steps or {}).items():
-                if (dice := (values or {}).get("dice")) is not None and step.isdigit():
+                known = regime in regimes and step.isascii() and step.isdigit() and len(step) < 10
+                if known and (dice := (values or {}).get("dice")) is not None:
                     found.setdefault((regime, int(step)), []).append(dice)
     return {key: sum(values) / len(values) for key, values in found.items()}
-
-
-def _completed(row: Row, method: str, published: Mapping[tuple[str, int], float]) -> Row:
-    return replace(row, method=method, dice_published=published.get((row.regime, row.step)))

@@ -10,11 +10,11 @@ from itertools import pairwise
 import numpy as np
 
 from samzoo.leaderboard.board import BreakEven, Finding, Robustness, Stratum
-from samzoo.leaderboard.compute_scores import Scores, Table
+from samzoo.leaderboard.compute_scores import OBJECT_METRICS, Scores, Table
 from samzoo.leaderboard.statistics import DIGITS, break_even, defined_mean
 
 WORST_CASES = 3
-DISAGREEMENTS = 5
+DISAGREEMENTS = 3
 NOISE = re.compile(r"(.+)_(?:(jitter)(\d+(?:\.\d+)?)|(shift)(\d+(?:\.\d+)?)mm)")
 
 
@@ -31,29 +31,35 @@ def split_noise(regime: str) -> tuple[str, str | None, float]:
     return base, kind, float(amount)
 
 
-def break_evens(table: Table, automatic: Sequence[str]) -> tuple[BreakEven, ...]:
-    """For each prompted entry, regime and metric, against the best automatic entry on the cases that both have."""
+def break_evens(table: Table, automatic: Sequence[str], name: str, best: Scores) -> tuple[BreakEven, ...]:
+    """For each prompted entry, regime and metric, against the best automatic entry on the objects that both have.
+
+    A prompted method is not asked for classes that a case lacks: there only the automatic one could lose. Steps without
+    any effort are automatic answers.
+
+    Args:
+        automatic: regimes.
+        name, best: the automatic entry and its scores.
+    """
     found = []
-    for metric in ("dice", "nsd_2mm"):
-        answers = [(name, s) for r in automatic for name, s in table[r][max(table[r])].items()]
-        shared = np.all([s.scored for _, s in answers], axis=0)
-        answers = [(name, s) for name, s in answers if not np.isnan(s.mean(metric, shared))]
-        if not answers:
-            continue
-        name, best = max(answers, key=lambda answer: answer[1].mean(metric, shared))
-        for regime in table:
-            if regime in automatic:
-                continue
+    for metric in OBJECT_METRICS:
+        for regime in (r for r in table if r not in automatic):
             for entry, steps in _by_entry(table[regime]).items():
-                common = np.all([s.scored for s in steps.values()], axis=0) & best.scored
-                target = best.mean(metric, common)
-                values = [s.mean(metric, common) for s in steps.values()]
-                if np.isnan(target) or np.isnan(values).all():
+                answers = [s for s in steps.values() if np.nansum(s.effort) > 0]
+                if not answers:
                     continue
-                effort = [float(defined_mean(s.effort[common])) for s in steps.values()]
-                reached = break_even(effort, values, target)
-                found.append(BreakEven(entry, regime, metric, name, target, reached))
+                shared = ~np.isnan([s.objects[metric] for s in (best, *answers)]).any(axis=0)
+                if not shared.any():
+                    continue
+                target, *values = (_mean_over(s.objects[metric], shared) for s in (best, *answers))
+                effort = [float(defined_mean(s.effort[shared.any(axis=1)])) for s in answers]
+                found.append(BreakEven(entry, regime, metric, name, target, break_even(effort, values, target)))
     return tuple(found)
+
+
+def _mean_over(values: np.ndarray, objects: np.ndarray) -> float:
+    """Over the classes of a case, then over cases; both (cases, classes)."""
+    return float(defined_mean(defined_mean(np.where(objects, values, np.nan), axis=1)))
 
 
 def strata(table: Table, main: Sequence[str], volumes: np.ndarray) -> tuple[tuple[Stratum, ...], list[str]]:
@@ -75,7 +81,7 @@ def strata(table: Table, main: Sequence[str], volumes: np.ndarray) -> tuple[tupl
         common = np.all([s.scored for s in by_entry.values()], axis=0)
         for entry, scores in by_entry.items():
             for low, high in pairwise(limits):
-                dice = scores.objects[common[:, None] & (volumes >= low) & (volumes < high)]
+                dice = scores.objects["dice"][common[:, None] & (volumes >= low) & (volumes < high)]
                 dice = dice[~np.isnan(dice)]
                 mean = float(dice.mean()) if len(dice) else None
                 found.append(Stratum(entry, regime, float(low), float(high), mean, len(dice)))
@@ -105,7 +111,7 @@ def robustness(table: Table) -> tuple[tuple[Robustness, ...], list[str]]:
             points = [(amount, s.mean("dice", common)) for amount, s in scores.items()]
             points = [p for p in points if not np.isnan(p[1])]
             if len(points) > 1:
-                found.append(Robustness(entry, base, kind, tuple(points)))
+                found.append(Robustness(entry, base, kind, tuple(points), step, int(common.sum())))
     return tuple(found), notes
 
 

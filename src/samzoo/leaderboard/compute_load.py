@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ TYPES: Mapping[str, type] = {
     "dataset": str,
     "dataset_signature": str,
     "test_signature": str,
+    "train_signature": str,
     "config": dict,
     "config.model": dict,
     "config.model.init_args": dict,
@@ -28,6 +29,7 @@ TYPES: Mapping[str, type] = {
     "training.training_seconds": float,
     "training.peak_memory_bytes": float,
     "protocol": dict,
+    "protocol.prompts_sha256": str,
     "protocol.regimes": dict,
     "protocol.regimes.*": dict,
     "flops": dict,
@@ -38,15 +40,22 @@ TYPES: Mapping[str, type] = {
     "cost.ms_per_encode": float,
     "cost.ms_per_prompt": float,
     "cost.cases": dict,
+    "cost.cases.*": dict,
+    "cost.cases.*.images_encoded": float,
     "device": dict,
     "device.type": str,
     "device.name": str,
+    "device.threads": float,
+    "side_by_side": float,
     "published": dict,
     "published.*": dict,
     "published.*.*": dict,
     "published.*.*.dice": float,
 }
-"""What is read of run.json; float is any number that is finite and not negative. Everything may be absent or null."""
+"""What is read of run.json; float is any number from 0 to 1e30. Everything may be absent or null."""
+
+PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
+"""Older run.json, and systems that don't tell the model of their CPU, have these names."""
 
 WORDS = {str: "a text", dict: "an object", list: "a list", float: "a number of at least 0"}
 
@@ -64,7 +73,7 @@ def load_run(entry: str, folder: Path, seed: int | None = None) -> TestedRun:
     path = folder / "run.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} can't be read: {error}") from error
     if not isinstance(info, dict):
         raise DataError(f"{path} must hold a JSON object")
@@ -76,7 +85,7 @@ def load_run(entry: str, folder: Path, seed: int | None = None) -> TestedRun:
     if seed is None and info.get("training") and info.get("seed_everything") is not None:
         try:
             seed = int(info["seed_everything"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(f"{path}: seed_everything is {info['seed_everything']!r}, not a whole number") from None
     return TestedRun(entry, seed, folder, tuple(records), info)
 
@@ -85,7 +94,7 @@ def _check(path: Path, place: str, value: Any, names: Sequence[str], kind: type)
     if value is None:
         return
     if not names:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e30
         if not (number if kind is float else isinstance(value, kind)):
             raise DataError(f"{path}: {place} is {str(value)[:80]!r}, expected {WORDS[kind]}; test the run again")
         return
@@ -156,18 +165,52 @@ def _described(run: TestedRun) -> dict[str, dict[str, Any]]:
     for regime, own in steps.items():
         how = dict(part(protocol, "regimes", regime)) or {"steps_scored": sorted(own), **oracle[regime]}
         if regime in prompted:
-            how |= {"seed": protocol.get("seed"), "prompts_file": protocol.get("prompts_file")}
+            given = protocol.get("prompts_sha256") or protocol.get("prompts_file")
+            how |= {"seed": protocol.get("seed"), "prompts_file": given}
         found[regime] = how
     return found
 
 
-def make_entry(runs: Sequence[TestedRun], automatic: bool, regime: str | None) -> Entry:
+def other_training(runs: Sequence[TestedRun]) -> list[str]:
+    """A note on the entries that were trained on other cases than most; of equally many the first are usual."""
+    signatures = [run.info.get("train_signature") if run.info.get("training") else None for run in runs]
+    votes: dict[str, set[str]] = {}
+    for run, signature in zip(runs, signatures, strict=True):
+        if signature:
+            votes.setdefault(signature, set()).add(run.entry)
+    if len(votes) < 2:
+        return []
+    usual = max(votes, key=lambda key: len(votes[key]))
+    others = [
+        run.entry if run.seed is None else f"{run.entry} (seed {run.seed})"
+        for run, signature in zip(runs, signatures, strict=True)
+        if signature and signature != usual
+    ]
+    return [f"Trained or validated on other cases than most entries: {', '.join(others)}."]
+
+
+def notes_on_costs(runs: Sequence[TestedRun]) -> list[str]:
+    """Why times can't be compared."""
+    notes = []
+    if len(devices := distinct_devices(map(_device, runs))) > 1:
+        notes.append(f"Times and memory were measured on several devices: {'; '.join(sorted(devices))}.")
+    if several := dict.fromkeys(run.entry for run in runs if _processes_beside(run) > 1):
+        most = max(map(_processes_beside, runs))
+        notes.append(f"Up to {most} tests ran side by side, which makes times longer: {', '.join(several)}.")
+    return notes
+
+
+def make_entry(
+    runs: Sequence[tuple[TestedRun, frozenset[str]]], automatic: bool, regime: str, compared: Sequence[str]
+) -> Entry:
     """The runs of one entry.
 
     Args:
-        regime: that ranks it, for the time per case.
+        runs: each with its regimes that may be compared; records of others are left out.
+        regime: that ranks it; "" for none.
+        compared: those of its regimes for which a cost is asked.
     """
-    first = runs[0]
+    first = runs[0][0]
     model, weights = part(first.info, "config", "model", "init_args"), part(first.info, "weights")
     dataset = dataset_and_signature(first)[0]
     return Entry(
@@ -178,13 +221,16 @@ def make_entry(runs: Sequence[TestedRun], automatic: bool, regime: str | None) -
         seen=bool(weights.get("seen_this", dataset in (weights.get("seen") or ()))),
         automatic=automatic,
         cost=_cost(runs, regime),
-        runs=tuple(runs),
+        runs=tuple(replace(r, records=tuple(x for x in r.records if x.regime in regimes)) for r, regimes in runs),
+        costs={name: _cost(runs, name) for name in compared},
     )
 
 
-def _cost(runs: Sequence[TestedRun], regime: str | None) -> Cost:
-    def average(get) -> float | None:
-        values = [v for v in map(get, runs) if v is not None]
+def _cost(pairs: Sequence[tuple[TestedRun, frozenset[str]]], regime: str) -> Cost:
+    runs = [run for run, _ in pairs]
+
+    def average(get, of: Sequence[TestedRun] = runs) -> float | None:
+        values = [v for v in map(get, of) if v is not None]
         return sum(values) / len(values) if values else None
 
     def whole(get) -> int | None:
@@ -194,27 +240,52 @@ def _cost(runs: Sequence[TestedRun], regime: str | None) -> Cost:
         value = average(lambda run: part(run.info, "flops").get(name))
         return None if value is None else value / 1e9
 
-    devices = {_device(part(run.info, "device")) for run in runs}
+    encodings, gflop = average(_encodings_per_case), giga("encode")
     return Cost(
         parameters=whole(lambda run: run.info.get("parameters_total")),
         trained=whole(lambda run: run.info.get("parameters_trained") if run.info.get("training") else 0),
-        gflop_encode=giga("encode"),
+        gflop_encode=gflop,
         gflop_prompt=giga("prompt"),
         training_seconds=average(
             lambda run: run.info["training"].get("training_seconds") if run.info.get("training") else 0.0
         ),
         ms_per_encode=average(lambda run: part(run.info, "cost").get("ms_per_encode")),
         ms_per_prompt=average(lambda run: part(run.info, "cost").get("ms_per_prompt")),
-        ms_per_case=average(lambda run: ms_per_case(run.records, regime) if regime else None),
+        ms_per_case=average(  # with the records of all regimes: what is left out may have encoded for the others
+            lambda run: ms_per_case(run.records, regime), [run for run, regimes in pairs if regime in regimes]
+        ),
         peak_memory_bytes=whole(lambda run: run.info.get("peak_memory_bytes")),
         training_memory_bytes=whole(lambda run: part(run.info, "training").get("peak_memory_bytes")),
-        device=", ".join(sorted(devices - {""})),
+        device=", ".join(sorted({_device(run) for run in runs} - {""})),
+        regime=regime,
+        encodings_per_case=encodings,
+        gflop_per_case=None if encodings is None or gflop is None else encodings * gflop,
+        processes_beside=max(map(_processes_beside, runs)),
     )
 
 
-def _device(device: Mapping[str, Any]) -> str:
-    kind = device.get("type") or ""
-    return device.get("name") or kind if kind == "cuda" else kind
+def _encodings_per_case(run: TestedRun) -> float | None:
+    counts = [(case or {}).get("images_encoded") for case in part(run.info, "cost", "cases").values()]
+    known = [count for count in counts if count is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _processes_beside(run: TestedRun) -> int:
+    return max(1, int(run.info.get("side_by_side") or 1))
+
+
+def _device(run: TestedRun) -> str:
+    device = part(run.info, "device")
+    kind, name, threads = device.get("type") or "", device.get("name"), device.get("threads")
+    if kind == "cuda" or not name or name in PROCESSORS:
+        return name if kind == "cuda" and name else kind
+    return f"{kind} ({name}" + (f", {threads:g} threads" if threads else "") + ")"
+
+
+def distinct_devices(names: Iterable[str]) -> set[str]:
+    """Without unknown ones, and without the CPU of unknown model beside one that is known: it may be the same."""
+    found = set(names) - {""}
+    return found - {"cpu"} if any(name.startswith("cpu (") for name in found) else found
 
 
 def without_records(runs: Sequence[TestedRun]) -> tuple[list[TestedRun], list[Missing]]:

@@ -96,7 +96,7 @@ def _row(
         patients=len(set(patient[scores.scored])),
         seeds=len(seed_dice),
         seed_sd=float(seed_dice.std(ddof=1)) if several else None,
-        by_class=dict(zip(classes, map(_defined, defined_mean(scores.objects)), strict=True)),
+        by_class=dict(zip(classes, map(_defined, defined_mean(scores.objects["dice"])), strict=True)),
     )
 
 

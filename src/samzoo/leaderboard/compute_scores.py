@@ -12,6 +12,7 @@ from samzoo.evaluation.records import METRICS, Record
 from samzoo.leaderboard.board import TestedRun
 from samzoo.leaderboard.statistics import defined_mean
 
+OBJECT_METRICS = ("dice", "nsd_2mm")
 _values = attrgetter(*METRICS)
 
 
@@ -21,7 +22,7 @@ class Scores:
 
     Args:
         metrics: name -> (cases,), mean over the classes of a case, then over seeds.
-        objects: (cases, classes), Dice, mean over seeds.
+        objects: name of one of `OBJECT_METRICS` -> (cases, classes), mean over seeds.
         effort: (cases,), summed over the classes of a case.
         scored: (cases,) bool; every seed has records of the case.
         seed_dice: (seeds,), mean over the scored cases.
@@ -30,7 +31,7 @@ class Scores:
     """
 
     metrics: Mapping[str, np.ndarray]
-    objects: np.ndarray
+    objects: Mapping[str, np.ndarray]
     effort: np.ndarray
     scored: np.ndarray
     seed_dice: np.ndarray
@@ -94,7 +95,7 @@ def _scores(seeds: Sequence[Sequence[Record]], cases: Mapping[str, int], classes
     oracle = [*["classes"] * first.oracle_classes, *[first.oracle_slices] * (first.oracle_slices != "none")]
     return Scores(
         metrics={name: means[:, k] for k, name in enumerate(METRICS)},
-        objects=defined_mean(values[..., dice], axis=0),
+        objects={name: defined_mean(values[..., METRICS.index(name)], axis=0) for name in OBJECT_METRICS},
         effort=np.where(scored, effort.mean(axis=0), np.nan),
         scored=scored,
         seed_dice=defined_mean(by_case[..., dice], axis=1),

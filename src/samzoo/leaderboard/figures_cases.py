@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import fmean
 
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
 
-from samzoo.leaderboard.board import Cost, Entry, Section
+from samzoo.leaderboard.board import Entry, Section
+from samzoo.leaderboard.compute_load import distinct_devices
 from samzoo.leaderboard.figures_style import (
     Drawing,
     Style,
-    automatic,
     heading,
     label_points,
     last_rows,
@@ -22,7 +23,7 @@ from samzoo.leaderboard.figures_style import (
 )
 
 COSTS = {
-    "gflop_encode": ("encoding of an image or window (GFLOP)", 1.0),
+    "gflop_per_case": ("encodings of a case (GFLOP)", 1.0),
     "ms_per_case": ("time for a case (s)", 1e-3),
     "trained": ("trained parameters (millions)", 1e-6),
 }
@@ -98,13 +99,18 @@ def _box(axes, y: float, values: list[float], color: str, rng: np.random.Generat
 def pareto(section: Section, styles: dict[str, Style]) -> Drawing | None:
     """Dice against three costs, with the front of the entries that none beats in both."""
     rows = last_rows(section)
-    chosen = [(automatic(rows[r.regime]), rows[r.regime]) for r in main_rankings(section)]
+    chosen = [(r.regime in section.automatic_regimes, rows[r.regime]) for r in main_rankings(section)]
+    costs = [
+        (auto, r, cost) for auto, own in chosen for r in own if (cost := section.entry(r.entry).costs.get(r.regime))
+    ]
+    devices = Counter(c.device for *_, c in costs if c.device and c.ms_per_case is not None)
+    device = max(distinct_devices(devices), key=lambda d: (devices[d], d), default="")
+    elsewhere = {r.entry for _, r, c in costs if len(distinct_devices((c.device, device))) > 1}
     points = {
         cost: [
             (auto, row.entry, value * factor, row.dice.mean)
-            for auto, own in chosen
-            for row in own
-            if (value := _cost(section.entry(row.entry).cost, cost)) is not None
+            for auto, row, own in costs
+            if (value := getattr(own, cost)) is not None and not (cost == "ms_per_case" and row.entry in elsewhere)
         ]
         for cost, (_, factor) in COSTS.items()
     }
@@ -149,11 +155,9 @@ def pareto(section: Section, styles: dict[str, Style]) -> Drawing | None:
         "Lines: the Pareto fronts, of automatic and of prompted entries; what lies below costs more or scores less."
     )
     caption += " Entries whose cost was not measured are left out."
+    if elsewhere:
+        caption += f" Times are those on {device}; measured elsewhere: {', '.join(sorted(elsewhere))}."
     return Drawing(figure, "Dice against cost", " ".join(words), caption)
-
-
-def _cost(cost: Cost, name: str) -> float | None:
-    return getattr(cost, name)
 
 
 def _front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:

@@ -12,7 +12,6 @@ from samzoo.leaderboard.board import Estimate, Row, Section
 from samzoo.leaderboard.figures_style import (
     Drawing,
     Style,
-    automatic,
     heading,
     last_rows,
     legend,
@@ -32,15 +31,14 @@ def effort(section: Section, styles: dict[str, Style]) -> Drawing | None:
         return None
     figure = sheet(1.2 + 2.1 * len(families))
     panels = figure.subplots(len(families), 2, sharex=True, sharey="col", squeeze=False)
-    best = {metric: _best_automatic(section, metric) for metric in METRICS}
+    best = _best_automatic(section)
     shown = [r for rows in families.values() for r in rows]
     for column, (metric, label) in enumerate(METRICS.items()):
         values = [v for r in shown if (v := getattr(r, metric).mean) is not None]
-        if best[metric]:
-            values.append(getattr(best[metric], metric).mean)
+        values += [] if (value := best and getattr(best, metric).mean) is None else [value]
         for line, (family, rows) in enumerate(families.items()):
             axes = panels[line, column]
-            _reference(axes, best[metric], metric)
+            _reference(axes, best, metric)
             _curves(axes, rows, metric, styles)
             _rings(axes, section, {r.regime for r in rows}, metric, styles)
             axes.set_title(family if column == 0 else " ")
@@ -48,17 +46,16 @@ def effort(section: Section, styles: dict[str, Style]) -> Drawing | None:
         if values:
             panels[0, column].set_ylim(limits(values))
     _effort_axis(panels[-1], [r.effort for r in shown])
-    extra = [Line2D([], [], color="0.25", linestyle=(0, (4, 2)), linewidth=1.4, label="best automatic")] * any(
-        best.values()
-    )
+    dashed = Line2D([], [], color="0.25", linestyle=(0, (4, 2)), linewidth=1.4, label="best automatic")
+    extra = [dashed] if best else []
     if any(b.effort is not None for b in section.break_even):
         extra.append(Line2D([], [], **RING, color="0.25", label="break-even"))
     legend(figure, {r.entry for r in shown}, styles, extra)
     words = [f"Dice and NSD at 2 mm against human actions per case, for {len(families)} kinds of prompts."]
-    if best["dice"]:
-        words.append(f"The best automatic entry is {best['dice'].entry} with a Dice of {best['dice'].dice.mean:.3f}.")
+    if best:
+        words.append(f"The best automatic entry is {best.entry} with a Dice of {best.dice.mean:.3f}.")
     for regime, rows in last_rows(section).items():
-        if not automatic(rows):
+        if regime not in section.automatic_regimes:
             top = rows[0]
             words.append(f"{regime}: {top.entry} is highest, Dice {top.dice.mean:.3f} at {top.effort:.1f} actions.")
     reached = [b for b in section.break_even if b.metric == "dice" and b.effort is not None]
@@ -66,11 +63,9 @@ def effort(section: Section, styles: dict[str, Style]) -> Drawing | None:
         least = min(reached, key=lambda b: (b.effort, b.entry, b.regime))
         words.append(f"The least break-even in Dice: {least.entry} in {least.regime} at {least.effort:.1f} actions.")
     caption = "Each mark is a step of a regime, mean over cases. A click is one action, a box two."
-    if best["dice"] or best["nsd_2mm"]:
-        caption += (
-            " Dashed: the best automatic entry, with its 95 % interval where there is one. A ring marks the least"
-        )
-        caption += " effort at which the mean reaches that of the best automatic entry."
+    if best:
+        caption += " Dashed: the automatic entry with the best Dice, with its 95 % interval where there is one. A ring"
+        caption += " marks the least effort at which the mean reaches that of this entry, both over what both answered."
     return Drawing(figure, "Dice and NSD against effort", " ".join(words), caption)
 
 
@@ -80,23 +75,23 @@ def _families(section: Section) -> dict[str, list[Row]]:
     for row in section.rows:
         steps.setdefault(row.regime, set()).add(row.step)
     groups: dict[str, list[Row]] = {}
-    for regime, rows in last_rows(section).items():
-        if not automatic(rows):
+    for regime in last_rows(section):
+        if regime not in section.automatic_regimes:
             family = regime if len(steps[regime]) > 1 else regime.split("_")[0]
             groups.setdefault(family, []).extend(r for r in section.rows if r.regime == regime and r.effort is not None)
     named = {", ".join(dict.fromkeys(r.regime for r in rows)): rows for rows in groups.values() if rows}
     return dict(sorted(named.items(), key=lambda item: (-len({r.entry for r in item[1]}), item[0])))
 
 
-def _best_automatic(section: Section, metric: str) -> Row | None:
-    rows = [r for rows in last_rows(section).values() if automatic(rows) for r in rows]
-    rows = [r for r in rows if getattr(r, metric).mean is not None]
-    return max(rows, key=lambda r: getattr(r, metric).mean, default=None)
+def _best_automatic(section: Section) -> Row | None:
+    shown = last_rows(section)
+    rows = [r for name in section.compared if name in section.automatic_regimes for r in shown.get(name, ())]
+    return next((r for r in rows if r.entry == section.best_automatic), None)
 
 
 def _reference(axes: Axes, row: Row | None, metric: str) -> None:
-    if row is not None:
-        value: Estimate = getattr(row, metric)
+    value: Estimate | None = getattr(row, metric) if row else None
+    if value and value.mean is not None:
         axes.axhline(value.mean, color="0.25", linestyle=(0, (4, 2)), linewidth=1.4, zorder=1)
         if value.low is not None and value.high is not None:
             axes.axhspan(value.low, value.high, color="0.5", alpha=0.14, linewidth=0, zorder=0)
@@ -152,7 +147,7 @@ def intervals(section: Section, styles: dict[str, Style]) -> Drawing | None:
     axes = figure.subplots()
     y, words = 0.0, ["Mean Dice over cases with 95 % intervals."]
     for regime, own in blocks.items():
-        title = ("automatic: " if automatic(own) else "") + heading(regime, own[0].step)
+        title = ("automatic: " if regime in section.automatic_regimes else "") + heading(regime, own[0].step)
         ticks.append((y, title, True))
         words.append(f"{title}: " + "; ".join(f"{r.entry} {_interval(r.dice)}" for r in own) + ".")
         for row in own:
@@ -225,8 +220,7 @@ def strata(section: Section, styles: dict[str, Style]) -> Drawing | None:
     found = [s for s in section.strata if s.dice is not None]
     if not found:
         return None
-    rows = last_rows(section)
-    regimes = sorted({s.regime for s in found}, key=lambda r: (not automatic(rows.get(r, ())), r))
+    regimes = sorted({s.regime for s in found}, key=lambda r: (r not in section.automatic_regimes, r))
     bins = sorted({(s.low_ml, s.high_ml) for s in found})
     counts = {b: max(s.objects for s in found if (s.low_ml, s.high_ml) == b) for b in bins}
     figure = sheet(3.6 if len(regimes) < 3 else 5.8)

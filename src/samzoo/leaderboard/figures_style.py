@@ -100,27 +100,19 @@ def stem(name: str) -> str:
 
 
 def last_rows(section: Section) -> dict[str, list[Row]]:
-    """Regime -> rows of its last step, best Dice first; automatic regimes come first."""
+    """Regime -> rows of its last step, best Dice first; automatic regimes come first, noisy ones are left out."""
     found: dict[str, list[Row]] = {}
     for row in section.rows:
-        if row.last and row.dice.mean is not None:
+        if row.last and not row.noisy and row.dice.mean is not None:
             found.setdefault(row.regime, []).append(row)
-    order = sorted(found, key=lambda regime: not automatic(found[regime]))
+    order = sorted(found, key=lambda regime: regime not in section.automatic_regimes)
     return {regime: sorted(found[regime], key=lambda r: (-r.dice.mean, r.entry)) for regime in order}
 
 
-def automatic(rows: Iterable[Row]) -> bool:
-    return not any(row.effort for row in rows)
-
-
 def main_rankings(section: Section) -> list[Ranking]:
-    """The automatic ranking and the prompted one that most entries share, the first by name of equals."""
-    rows = last_rows(section)
-    kinds: dict[bool, list[Ranking]] = {True: [], False: []}
-    for ranking in sorted(section.rankings, key=lambda r: r.regime):
-        if ranking.regime in rows:
-            kinds[automatic(rows[ranking.regime])].append(ranking)
-    return [max(found, key=lambda r: len(r.entries)) for found in kinds.values() if found]
+    """Of the section's `compared` regimes."""
+    shown = last_rows(section)
+    return [r for name in section.compared for r in section.rankings if r.regime == name and name in shown]
 
 
 def heading(regime: str, step: int) -> str:
