@@ -94,8 +94,8 @@ def test_sorting_and_stepping_on_a_phone(page, tmp_path):
     assert found["entry"] == ["ascending", "masksam", "masksam_fixed", "promise", "unet"]
     assert found["dice"] == ["descending", *found["before"]], "numbers begin with the highest"
     assert found["diceAgain"] == ["ascending", *reversed(found["before"])] and found["entrySort"] is None
-    assert found["first"] == ["1 of 3", True, False, "1", [False, True, True]]
-    assert found["last"] == ["3 of 3", False, True, "3", [True, True, False]]
+    assert found["first"] == ["1 of 3: clicks_3d, step 0", True, False, "1", [False, True, True]]
+    assert found["last"] == ["3 of 3: clicks_3d, step 2", False, True, "3", [True, True, False]]
 
 
 def test_its_policy_lets_its_own_script_run_and_no_other(page, tmp_path):

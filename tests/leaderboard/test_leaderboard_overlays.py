@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samzoo.errors import DataError
 from samzoo.leaderboard import overlays
+from samzoo.leaderboard.figures_style import stem
 from samzoo.leaderboard.overlays import save_overlays
 from samzoo.leaderboard.overlays_draw import MAX_BYTES, Panel, draw_strip
 
@@ -44,12 +44,13 @@ def moved(runs, tmp_path):
 
 def test_findings_and_replays(runs, tmp_path):
     _, section = runs
-    found = {o.name: o for o in save_overlays(tmp_path, section)}
+    found = {o.name: o for o in save_overlays(tmp_path, section)[0]}
     assert list(found) == [
         "disagreement_box_clicks_3d_1",
         *("worst_sam", "worst_unet", "worst_m_sam"),
         *("replay", "replay_sam", "replay_m_sam"),
     ]
+    assert [when for when, _ in found["replay"].steps] == [f"box_clicks_3d, step {i}" for i in range(6)]
     for overlay in found.values():
         assert overlay.file in overlay.frames or not overlay.frames
         for file in {overlay.file, *overlay.frames}:
@@ -69,20 +70,20 @@ def test_the_same_bytes_each_time(runs, tmp_path):
     _, section = runs
     section = replace(section, findings=section.findings[3:4])
     for name in ("a", "b"):
-        files = [f for o in save_overlays(tmp_path / name, section) for f in (o.file, *o.frames)]
+        files = [f for o in save_overlays(tmp_path / name, section)[0] for f in (o.file, *o.frames)]
     assert files and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 
 
 def test_never_more_files_than_a_page_can_bear(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(overlays, "MAX_FILES", 10)
     _, section = runs
-    names = [o.name for o in save_overlays(tmp_path, section)]
+    names = [o.name for o in save_overlays(tmp_path, section)[0]]
     assert names == ["disagreement_box_clicks_3d_1", "worst_sam", "worst_unet", "worst_m_sam", "replay"]
     assert len(list((tmp_path / "figures").iterdir())) == 10
 
 
 def test_runs_without_slices_have_no_pictures(tmp_path):
-    assert save_overlays(tmp_path, board_fakes.fake_section(patients=4)) == []
+    assert save_overlays(tmp_path, board_fakes.fake_section(patients=4)) == ([], [])
     assert not list(tmp_path.iterdir())
 
 
@@ -90,7 +91,7 @@ def test_runs_without_prompts_are_drawn_without(runs, tmp_path):
     section = moved(runs, tmp_path)
     for path in (tmp_path / "runs").rglob("prompts.json"):
         path.unlink()
-    found = save_overlays(tmp_path, replace(section, findings=section.findings[:1]))
+    found, _ = save_overlays(tmp_path, replace(section, findings=section.findings[:1]))
     assert found and "other slices" not in found[0].caption
 
 
@@ -111,13 +112,15 @@ def damage(path, **changes):
         {"case_id": np.array("another")},
     ],
 )
-def test_damaged_slices_are_named(runs, tmp_path, changes):
+def test_a_damaged_slice_is_left_out_and_named(runs, tmp_path, changes):
     section = moved(runs, tmp_path)
     finding = next(f for f in section.findings if f.entries == ("sam",))
     path = section.entry("sam").runs[0].folder / "slices" / f"{finding.case_id}.npz"
     damage(path, **changes)
-    with pytest.raises(DataError, match=f"{finding.case_id}.npz: the slice can't be read"):
-        save_overlays(tmp_path, replace(section, findings=(finding,)))
+    found, damaged = save_overlays(tmp_path, replace(section, findings=(finding,)))
+    assert found == [] and len(damaged) == 1
+    assert damaged[0].startswith(f"sam: its slice of case {finding.case_id} is not drawn")
+    assert str(tmp_path) not in damaged[0]
 
 
 def test_other_damage_is_named(runs, tmp_path):
@@ -125,17 +128,26 @@ def test_other_damage_is_named(runs, tmp_path):
     finding = next(f for f in section.findings if f.entries == ("sam",))
     section, folder = replace(section, findings=(finding,)), section.entry("sam").runs[0].folder
     prompts = json.loads((folder / "prompts.json").read_text())
-    prompts["cases"][finding.case_id]["box_clicks_3d"]["liver"][0]["boxes"] = [[1, 2]]
-    (folder / "prompts.json").write_text(json.dumps(prompts))
-    with pytest.raises(DataError, match=f"prompts of case {finding.case_id}, regime box_clicks_3d"):
-        save_overlays(tmp_path, section)
-    (folder / "prompts.json").write_text("[]")
-    with pytest.raises(DataError, match=r"prompts.json: prompts can't be read"):
-        save_overlays(tmp_path, section)
+    for boxes in ([[1, 2]], [[1, 2, float("inf"), 4]]):
+        prompts["cases"][finding.case_id]["box_clicks_3d"]["liver"][0]["boxes"] = boxes
+        (folder / "prompts.json").write_text(json.dumps(prompts))
+        found, damaged = save_overlays(tmp_path, section)
+        assert found and damaged[0].startswith(f"sam: its prompts of case {finding.case_id} in box_clicks_3d are not")
+    for text in ("[]", "[" * 100_000):
+        (folder / "prompts.json").write_text(text)
+        found, damaged = save_overlays(tmp_path, section)
+        assert found and damaged == ["sam: its prompts are not drawn, its file can't be used: damaged."]
     path = folder / "slices" / f"{finding.case_id}.npz"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match="the slice can't be read"):
-        save_overlays(tmp_path, section)
+    found, damaged = save_overlays(tmp_path, section)
+    assert found == [] and "damaged" in damaged[0]
+
+
+def test_names_of_files_are_apart():
+    names = ["UNet (a)", "UNet [a]", "UNet _a_", "x" * 300, "x" * 301]
+    assert (
+        len({stem(n) for n in names}) == len(names) and stem("unet") == "unet" and max(map(len, map(stem, names))) < 80
+    )
 
 
 def picture(panel):

@@ -13,8 +13,8 @@ from PIL import Image
 from test_leaderboard_table import rename
 
 from samzoo.leaderboard import report
-from samzoo.leaderboard.board import Board, Missing, Section
-from samzoo.leaderboard.content import answer
+from samzoo.leaderboard.board import Board, Estimate, Missing, Section
+from samzoo.leaderboard.content import answer, overview_table
 from samzoo.leaderboard.papers import FILE, measured, paper_tables
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -28,6 +28,7 @@ class Picture:
     alt: str
     caption: str
     frames: tuple[str, ...] = ()
+    steps: tuple[tuple[str, str], ...] = ()
 
 
 def one_figure(folder, section):
@@ -40,7 +41,8 @@ def one_figure(folder, section):
 def two_overlays(folder, section):
     (figure,) = one_figure(folder, section)
     worst = replace(figure, name="worst", title="Worst <case>")
-    return [worst, replace(worst, name="replay", title="Replay", frames=(figure.file,) * 3)]
+    steps = tuple((f"clicks_3d, step {i}", "sam: Dice <0.5>") for i in range(3))
+    return [worst, replace(worst, name="replay", title="Replay", frames=(figure.file,) * 3, steps=steps)], ["A <note>"]
 
 
 @pytest.fixture
@@ -89,8 +91,28 @@ def test_the_page_is_one_accessible_file(tmp_path, pictures):
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(ids)
     assert {a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a} <= set(ids)
-    assert "Frame 3 of 3" in text and "Worst &lt;case&gt;" in text
+    assert "clicks_3d, step 2. sam: Dice &lt;0.5&gt;" in text and "Worst &lt;case&gt;" in text
+    assert "A &lt;note&gt;" in text
     assert "CUDA out of memory" in text and "neither intervals nor tests" in text
+
+
+def test_pictures_of_an_earlier_board_go_and_nothing_else(tmp_path, pictures, monkeypatch):
+    def replayed(folder, section):
+        frames = tuple(f"figures/{section.dataset}_replay_sam_{i}.png" for i in range(3))
+        for frame in frames:
+            Image.new("RGB", (8, 8)).save(folder / frame)
+        (overlay,) = (o for o in two_overlays(folder, section)[0] if o.frames)
+        return [replace(overlay, file=frames[-1], frames=frames)], []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "save_overlays", replayed)
+        report.write_report(tmp_path, Board((fake_section(patients=4), fake_section(dataset="tiny", patients=4))))
+    (tmp_path / "figures/my_effort.png").write_bytes(b"mine")
+    (tmp_path / "figures/tiny_replay_sam_notes.txt").write_text("mine")
+    assert len(list((tmp_path / "figures").iterdir())) == 10
+    report.write_report(tmp_path, Board((fake_section(patients=4),)))
+    kept = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert kept == {"phantom_effort.png", "my_effort.png", "tiny_replay_sam_notes.txt"}
 
 
 def test_the_same_board_gives_the_same_bytes_wherever_it_is_written(tmp_path, pictures):
@@ -132,12 +154,50 @@ def test_the_answer_comes_first_and_in_words():
     assert best.startswith(
         "Without prompts, unet is best: Dice 0.665 [0.612, 0.717], not told apart from masksam_fixed"
     )
-    assert "m_sam_fixed in regime box_clicks_3d" in prompted and "at 19.8 human actions per case" in prompted
+    assert prompted.startswith(
+        "With prompts, in box_3d, the regime that most share (5.7 human actions per case, told classes, range)"
+    )
     least = min((b.effort, b.entry) for b in section.break_even if b.metric == "dice" and b.effort is not None)
     assert even[0].startswith(f"{least[1]} in ") and f"with {least[0]:.1f} actions per case" in even[0]
     never = replace(section, break_even=tuple(replace(b, effort=None) for b in section.break_even))
     assert answer(never)[2].startswith("No prompted entry reaches unet's Dice of 0.665")
     assert "(not tested)" in answer(fake_section(patients=4))[0]
+
+
+def test_the_answer_follows_the_ranking_and_its_test():
+    section = fake_section()
+    ranking = next(r for r in section.rankings if r.regime == "auto")
+    first, second, *_ = ranking.entries
+    pair = next(c for c in ranking.comparisons if {c.first, c.second} == {first, second})
+
+    def said(**changes):
+        tested = replace(ranking, comparisons=(replace(pair, **changes),))
+        return answer(replace(section, rankings=(tested,)))[0]
+
+    other = {"first": second, "second": first, "p_holm": 0.01}
+    assert said(p_holm=0.01).endswith(f", ahead of {second}.")
+    assert said(**other, difference=Estimate(-0.1)).endswith(f", ahead of {second}.")
+    assert said(**other, difference=Estimate(0.1)).endswith(
+        f"although {second} is not lower on the cases that both have."
+    )
+    swapped = replace(ranking, entries=(second, first, *ranking.entries[2:]))
+    assert answer(replace(section, rankings=(swapped,)))[0].startswith(f"Without prompts, {second} is best")
+
+
+def test_the_cheapest_prompted_regime_is_named_beside_the_one_that_most_share():
+    section = fake_section()
+    cheap = replace(
+        next(r for r in section.rankings if r.regime == "clicks_3d"), regime="cheap", entries=("sam", "m_sam")
+    )
+    row = next(r for r in section.rows if (r.entry, r.regime, r.last) == ("sam", "clicks_3d", True))
+    row = replace(row, regime="cheap", effort=1.0, oracle="")
+    both = answer(replace(section, rows=(*section.rows, row), rankings=(*section.rankings, cheap)))[1:3]
+    assert both[0].startswith("With prompts, in box_3d, the regime that most share")
+    assert both[1].startswith(
+        "With prompts, in cheap, step 5, the cheapest regime (1.0 human actions per case), sam is"
+    )
+    (table,) = (overview_table(Board((section,))),)
+    assert [c.text for c in table.rows[0]][6:9] == ["box_3d", "5.7", "classes, range"]
 
 
 def test_a_cell_beside_a_paper_holds_only_what_was_measured_here():

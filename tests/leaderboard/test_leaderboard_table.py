@@ -109,6 +109,21 @@ def test_csv_has_every_row_and_empty_cells_for_what_is_undefined(board):
     assert tiny["dice"] and tiny["dice_low"] == "" and tiny["seen"] in ("0", "1")
 
 
+def test_noisy_regimes_are_in_the_csv_alone(section):
+    noisy = replace(section.rows[-1], regime="box_3d_jitter10", noisy=True, last=True)
+    more = replace(section, rows=(*section.rows, noisy))
+    assert noisy not in final_rows(more, False)
+    (row,) = (r for r in csv.DictReader(io.StringIO(csv_text(Board((more,))))) if r["noisy"] == "1")
+    assert row["regime"] == "box_3d_jitter10" and row["cost_regime"] == section.entry(noisy.entry).cost.regime
+
+
+def test_no_folder_of_a_machine_is_shown(section):
+    entries = tuple(replace(e, base="/home/name/sam.pth") for e in section.entries)
+    table = cost_table(entries)
+    assert table.rows[0][table.columns.index("base weights")].text == "sam.pth"
+    assert "/home" not in csv_text(Board((replace(section, entries=entries),)))
+
+
 @pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@sum(a)", "\tx"])
 def test_no_name_becomes_a_formula(section, name):
     rows = list(csv.DictReader(io.StringIO(csv_text(Board((rename(section, "unet", name),))))))

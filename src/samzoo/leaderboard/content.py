@@ -1,18 +1,20 @@
-"""What the report says about a section, in its order; how it looks is `report.py`'s."""
+"""What the report says about a section, in its order; how it looks is `page.py`'s and `markdown.py`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 from samzoo.evaluation.records import ORDER_OF_AVERAGING
-from samzoo.leaderboard.board import Board, Estimate, Row, Section
+from samzoo.leaderboard.board import Board, Estimate, Ranking, Row, Section
+from samzoo.leaderboard.figures_style import heading
 from samzoo.leaderboard.table import (
+    DASH,
     LEVEL,
     METRIC_NAMES,
     SEEN,
+    Cell,
     Table,
-    automatic_regimes,
     break_even_table,
     class_table,
     comparison_table,
@@ -63,11 +65,12 @@ METHODS = {
     "is free. Prompts are simulated from the truth.",
     "Oracle": "What a regime was told that nobody would know. classes: those present in the case; range: the first and "
     "last slice of each; each: every slice of each; crop: where the middle of the structure is.",
-    "Sections": "Results on other test cases, splits or versions of a data set stand in sections of their own and are "
-    "never compared.",
+    "Sections": "Results on other test cases, or on other versions of them, stand in sections of their own and are "
+    "never compared. Where entries were trained on other cases than most, a note says so.",
     SEEN: "The base weights were trained on public training cases of this data set, which is then no unseen data.",
-    "Costs": "GFLOP: 1e9 floating point operations of one encoding and of one prompt. ms/case: encoding and decoding "
-    "of a case, all classes and steps. Memory is the peak.",
+    "Costs": "GFLOP: 1e9 floating point operations of one encoding and of one prompt; a case takes several. ms/case: "
+    "encoding and decoding of a case in the regime named, all classes and steps. Memory is the peak. Where tests ran "
+    "at once on one machine, their number is in the table: it makes times longer.",
     "Dice as published": "As the method's own paper or code takes it. It ranks nothing.",
     "Dash": "Undefined or not measured.",
 }
@@ -82,61 +85,97 @@ def sizes(section: Section) -> str:
 
 
 def overview_table(board: Board) -> Table:
-    """The best automatic and the best prompted entry of each section."""
+    """The best automatic entry of each section, and the best prompted ones of the regimes that `answer` names."""
     lines = []
     for section in board.sections:
-        line = [words(section.title), number(section.cases), number(len(section.entries))]
-        for automatic in (True, False):
-            best = _best(final_rows(section, automatic))
-            name = "" if best is None else best.entry if automatic else f"{best.entry}, {best.regime}"
-            line += [words(name), interval(best.dice if best else Estimate())]
-        lines.append(line)
-    columns = "data set|cases|entries|best automatic|Dice [95 %]|best prompted|Dice [95 %]"
-    return make_table("Each data set's best", columns, lines)
+        free = [_best(section, ranking) for ranking in _automatic(section)]
+        paid = [_best(section, ranking) for ranking in _shared_and_cheapest(section)]
+        for i in range(max(len(free), len(paid), 1)):
+            first, second = (rows[i] if i < len(rows) else None for rows in (free, paid))
+            line = [words(section.title), number(section.cases), number(len(section.entries))]
+            line += [words(first.entry if first else ""), interval(first.dice if first else Estimate())]
+            if second:
+                line += [words(second.entry), words(heading(second.regime, second.step)), number(second.effort, 1)]
+                line += [words(second.oracle or "none"), interval(second.dice)]
+            lines.append(line + [Cell(DASH)] * (10 - len(line)))
+    columns = "data set|cases|entries|best automatic|Dice [95 %]|best prompted|in regime|effort per case|oracle"
+    return make_table("Each data set's best", f"{columns}|Dice [95 %]", lines)
 
 
 def answer(section: Section) -> list[str]:
-    """The question's answer in sentences: which is best without and with prompts, and from what effort prompts pay."""
+    """The question's answer in sentences: which is best without and with prompts, and from what effort prompts pay.
+
+    Prompted regimes differ in effort and oracle, so that none of them is the best: the answer names the best entry of
+    the regime that most entries share and of the cheapest one.
+    """
     sentences = []
-    automatic, prompted = _best(final_rows(section, True)), _best(final_rows(section, False))
-    if automatic:
-        sentences.append(
-            f"Without prompts, {automatic.entry} is best: Dice {_score(automatic.dice)}{_lead(section, automatic)}."
-        )
-    else:
+    for ranking in _automatic(section):
+        if best := _best(section, ranking):
+            sentences.append(f"Without prompts, {best.entry} is best: Dice {_score(best)}{_lead(ranking)}.")
+    if not sentences:
         sentences.append("Nothing was tested without prompts.")
-    if prompted:
-        effort = "" if prompted.effort is None else f", at {prompted.effort:,.1f} human actions per case"
-        told = f", told {prompted.oracle}" if prompted.oracle else ""
-        sentences.append(
-            f"With prompts, {prompted.entry} in regime {prompted.regime} is best after its last step: "
-            f"Dice {_score(prompted.dice)}{effort}{told}."
-        )
-    else:
+    prompted = _shared_and_cheapest(section)
+    for ranking, which in zip(prompted, ("the regime that most share", "the cheapest regime"), strict=False):
+        if best := _best(section, ranking):
+            effort = "" if best.effort is None else f" ({best.effort:,.1f} human actions per case{_told(best)})"
+            sentences.append(
+                f"With prompts, in {heading(best.regime, best.step)}, {which}{effort}, {best.entry} is best of "
+                f"{len(ranking.entries)}: Dice {_score(best)}{_lead(ranking)}."
+            )
+    if not prompted:
         sentences.append("Nothing was tested with prompts.")
     for metric in ("dice", "nsd_2mm"):
         sentences += _break_even_sentence(section, metric)
     return sentences
 
 
-def _best(rows: Sequence[Row]) -> Row | None:
-    return max((r for r in rows if r.dice.mean is not None), key=lambda r: r.dice.mean, default=None)
+def _rankings(section: Section, automatic: bool) -> list[Ranking]:
+    """Of regimes with a Dice, the one that most entries share first, then by name."""
+    regimes = {r.regime for r in final_rows(section, automatic) if r.dice.mean is not None}
+    own = [r for r in section.rankings if r.regime in regimes]
+    return sorted(own, key=lambda r: (-len(r.entries), r.regime))
 
 
-def _score(estimate: Estimate) -> str:
-    return interval(estimate).text
+def _automatic(section: Section) -> list[Ranking]:
+    """The ranking that the best automatic entry leads."""
+    found = _rankings(section, True)
+    return [r for r in found if r.entries[0] == section.best_automatic][:1] or found[:1]
 
 
-def _lead(section: Section, best: Row) -> str:
-    """Whether the best of a regime is told apart from the next, as the tests say."""
-    ranking = next((r for r in section.rankings if r.regime == best.regime), None)
-    if ranking is None or len(ranking.entries) < 2:
+def _shared_and_cheapest(section: Section) -> list[Ranking]:
+    """Of the prompted regimes; one if that is the same."""
+    found = _rankings(section, False)
+    efforts = {r.regime: r.effort for r in final_rows(section, False) if r.effort is not None}
+    cheapest = sorted(found, key=lambda r: efforts.get(r.regime, math.inf))[:1]
+    return found[:1] + [r for r in cheapest if r is not found[0]]
+
+
+def _best(section: Section, ranking: Ranking) -> Row | None:
+    """The row of the first of a ranking."""
+    first = (ranking.regime, ranking.step, ranking.entries[0])
+    return next((r for r in section.rows if (r.regime, r.step, r.entry) == first), None)
+
+
+def _score(row: Row) -> str:
+    return interval(row.dice).text
+
+
+def _told(row: Row) -> str:
+    return f", told {row.oracle}" if row.oracle else ""
+
+
+def _lead(ranking: Ranking) -> str:
+    """Whether the first of a ranking is told apart from the second, as the tests say."""
+    if len(ranking.entries) < 2:
         return ""
-    second = next(name for name in ranking.entries if name != best.entry)
-    pair = next((c for c in ranking.comparisons if {c.first, c.second} == {best.entry, second}), None)
-    if pair is None or pair.p_holm is None:
+    first, second = ranking.entries[:2]
+    pair = next((c for c in ranking.comparisons if {c.first, c.second} == {first, second}), None)
+    if pair is None or pair.p_holm is None or pair.difference.mean is None:
         return f", ahead of {second} (not tested)"
-    return f", ahead of {second}" if pair.p_holm < LEVEL else f", not told apart from {second} (p = {pair.p_holm:.2f})"
+    ahead = pair.difference.mean if pair.first == first else -pair.difference.mean
+    if pair.p_holm >= LEVEL:
+        return f", not told apart from {second} (p = {pair.p_holm:.2f})"
+    return f", ahead of {second}" if ahead > 0 else f", although {second} is not lower on the cases that both have"
 
 
 def _break_even_sentence(section: Section, metric: str) -> list[str]:
@@ -155,7 +194,7 @@ def _break_even_sentence(section: Section, metric: str) -> list[str]:
 def parts(section: Section) -> list[Part]:
     """All parts that have something to show."""
     automatic, prompted = final_rows(section, True), final_rows(section, False)
-    free = automatic_regimes(section)
+    free = section.automatic_regimes
     steps = [score_table(section, section.rows, "Every step of every regime, all metrics", every_metric=True)]
     rankings = section.rankings
     found = [

@@ -53,7 +53,8 @@ def _section(name: str, section: Section, figures: Sequence[Figure], overlays: S
     if overlays:
         lines += ["", "### Cases to look at"]
     for overlay in overlays:
-        lines += [_image(overlay), "", f"*{escaped(overlay.title)}*: {escaped(overlay.caption)}"]
+        last = "".join(f" Here {when}. {seen}" for when, seen in overlay.steps[-1:])
+        lines += [_image(overlay), "", f"*{escaped(overlay.title)}*: {escaped(overlay.caption + last)}"]
     return lines
 
 

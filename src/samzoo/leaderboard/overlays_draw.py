@@ -56,7 +56,7 @@ def draw_strip(panels: Sequence[Panel], classes: Mapping[int, str], heading: str
 def _sheet(panels: Sequence[Panel], classes: Mapping[int, str], heading: str, scale: float) -> Image.Image:
     columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3 if len(panels) < 7 else 4)
     width = round((WIDTH / max(columns, 2) - GAP) * scale)
-    heights = [min(round(width * p.aspect * p.truth.shape[0] / p.truth.shape[1]), 2 * width) for p in panels]
+    heights = [round(width * min(max(p.aspect * p.truth.shape[0] / p.truth.shape[1], 0.1), 2)) for p in panels]
     lines = -(-len(panels) // columns)
     row = [max(heights[i * columns : (i + 1) * columns]) + LETTER + 9 for i in range(lines)]
     total = max(columns * (width + GAP), round(WIDTH * 0.6))

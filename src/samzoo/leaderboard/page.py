@@ -58,7 +58,8 @@ class Page:
             js=js,
             nav=f'<nav aria-label="Contents">\n<ul>\n{_lines(links)}\n</ul>\n</nav>',
             main=_lines(main),
-            footer="<p>Written by samzoo from records alone; the same numbers are in leaderboard.csv.</p>",
+            footer="<p>Written by samzoo from records alone. leaderboard.csv holds scores, effort and costs; ranks, "
+            "tests, break-even, volumes and displaced prompts are in the tables here and in leaderboard.md.</p>",
         )
 
     def _section(
@@ -97,11 +98,10 @@ class Page:
         return f"{heading}<figure>\n{image}\n<figcaption>{escape(text)}</figcaption>\n</figure>"
 
     def _replay(self, overlay: Overlay) -> str:
-        count = len(overlay.frames)
         frames = (
-            f"<li><figure>\n{self._image(frame, f'{overlay.alt} Frame {i + 1} of {count}.')}\n"
-            f"<figcaption>Frame {i + 1} of {count}</figcaption>\n</figure></li>"
-            for i, frame in enumerate(overlay.frames)
+            f'<li data-when="{escape(when)}"><figure>\n{self._image(frame, f"{overlay.title}, {when}: {seen}")}\n'
+            f"<figcaption>{escape(when)}. {escape(seen)}</figcaption>\n</figure></li>"
+            for frame, (when, seen) in zip(overlay.frames, overlay.steps, strict=True)
         )
         title = escape(overlay.title)
         head = f"{_heading(4, '', overlay.title)}\n<p>{escape(overlay.caption)}</p>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,8 +19,8 @@ LEVEL = 0.05
 """Of Holm's corrected p, below which a difference is called one."""
 METRIC_NAMES = {"dice": "Dice", "iou": "IoU", "nsd_1mm": "NSD@1mm", "nsd_2mm": "NSD@2mm", "hd95_mm": "HD95 mm"}
 COST_COLUMNS = (
-    "entry|method|architecture|base weights|parameters|trained|GFLOP/encode|GFLOP/prompt|training s|training GiB"
-    "|ms/encode|ms/prompt|ms/case|test GiB|device"
+    "entry|method|architecture|base weights|parameters|trained|GFLOP/encode|GFLOP/prompt|encodings/case|GFLOP/case"
+    "|training s|training GiB|ms/encode|ms/prompt|ms/case|in regime|test GiB|device"
 )
 
 
@@ -66,15 +67,10 @@ def make_table(caption: str, columns: str | Sequence[str], rows: Iterable[Iterab
     return Table(caption, tuple(names), tuple(tuple(row) for row in rows))
 
 
-def automatic_regimes(section: Section) -> set[str]:
-    """Regimes in which nothing is spent at any step."""
-    return {r.regime for r in section.rows} - {r.regime for r in section.rows if r.effort}
-
-
 def final_rows(section: Section, automatic: bool) -> list[Row]:
-    """Rows after the last step of each regime."""
-    free = automatic_regimes(section)
-    return [r for r in section.rows if r.last and (r.regime in free) == automatic]
+    """Rows after the last step of each regime whose prompts are not displaced on purpose."""
+    free = section.automatic_regimes
+    return [r for r in section.rows if r.last and not r.noisy and (r.regime in free) == automatic]
 
 
 def marked(entry: Entry) -> Cell:
@@ -106,16 +102,27 @@ def class_table(section: Section, rows: Sequence[Row]) -> Table:
 
 
 def cost_table(entries: Sequence[Entry]) -> Table:
-    return make_table("What each entry costs", COST_COLUMNS, (_cost_line(e, e.cost) for e in entries))
+    lines = [_cost_line(e, e.cost) for e in entries]
+    columns = COST_COLUMNS
+    if any(e.cost.processes_beside > 1 for e in entries):
+        columns += "|tests at once"
+        lines = [[*line, number(e.cost.processes_beside)] for e, line in zip(entries, lines, strict=True)]
+    return make_table("What each entry costs", columns, lines)
 
 
 def _cost_line(entry: Entry, cost: Cost) -> list[Cell]:
-    line = [marked(entry), words(entry.method), words(entry.architecture), words(entry.base)]
+    line = [marked(entry), words(entry.method), words(entry.architecture), words(base_name(entry))]
     line += [number(cost.parameters), number(cost.trained)]
     line += [number(cost.gflop_encode, 2), number(cost.gflop_prompt, 2)]
+    line += [number(cost.encodings_per_case, 1), number(cost.gflop_per_case, 1)]
     line += [number(cost.training_seconds), number(_gib(cost.training_memory_bytes), 2)]
     line += [number(v, 1) for v in (cost.ms_per_encode, cost.ms_per_prompt, cost.ms_per_case)]
-    return [*line, number(_gib(cost.peak_memory_bytes), 2), words(cost.device)]
+    return [*line, words(cost.regime), number(_gib(cost.peak_memory_bytes), 2), words(cost.device)]
+
+
+def base_name(entry: Entry) -> str:
+    """The base weights; of a file its name alone, as its folder is of one machine."""
+    return re.split(r"[/\\]", entry.base)[-1]
 
 
 def _gib(size: float | None) -> float | None:
@@ -174,9 +181,10 @@ def robustness_table(section: Section) -> Table:
     for r in section.robustness:
         for amount, dice in r.points:
             change = dice - r.points[0][1]
-            line = [words(r.entry), words(r.regime), words(units.get(r.kind, r.kind)), number(amount, 1)]
-            lines.append([*line, number(dice, 3), Cell(f"{change:+.3f}", change)])
-    columns = "entry|regime|displaced|standard deviation|Dice|change"
+            line = [words(r.entry), words(r.regime), number(r.step), words(units.get(r.kind, r.kind))]
+            line += [number(amount, 1), number(dice, 3), Cell(f"{change:+.3f}", change), number(r.cases)]
+            lines.append(line)
+    columns = "entry|regime|step|displaced|standard deviation|Dice|change|cases"
     return make_table("Mean Dice when prompts are displaced", columns, lines)
 
 
@@ -203,10 +211,10 @@ def missing_table(missing: Sequence[Missing]) -> Table:
 def csv_text(board: Board) -> str:
     """All rows of all sections with what their entries cost; undefined is empty."""
     ends = {metric: (metric, f"{metric}_low", f"{metric}_high") for metric in METRICS}
-    costs = tuple(name for name in Cost.__dataclass_fields__ if name != "regime")
+    costs = {f"cost_{name}" if name in Row.__dataclass_fields__ else name: name for name in Cost.__dataclass_fields__}
     names = ["section", "dataset", "signature", "entry", "method", "regime", "step", "last", "effort", "oracle"]
     names += [name for triple in ends.values() for name in triple]
-    names += ["false_positives", "cases", "patients", "seeds", "seed_sd", "dice_published"]
+    names += ["noisy", "false_positives", "cases", "patients", "seeds", "seed_sd", "dice_published"]
     names += ["architecture", "base", "seen", *costs]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -218,8 +226,8 @@ def csv_text(board: Board) -> str:
             for metric, (mean, low, high) in ends.items():
                 estimate = getattr(row, metric)
                 values |= {mean: estimate.mean, low: estimate.low, high: estimate.high}
-            values |= {name: getattr(entry, name) for name in ("architecture", "base", "seen")}
-            values |= {name: getattr(entry.cost, name) for name in costs}
+            values |= {"architecture": entry.architecture, "base": base_name(entry), "seen": entry.seen}
+            values |= {name: getattr(entry.cost, cost) for name, cost in costs.items()}
             writer.writerow(_csv_cell(values[name] if name in values else getattr(row, name)) for name in names)
     return text.getvalue()
 

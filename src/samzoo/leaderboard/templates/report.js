@@ -49,7 +49,7 @@ for (const frames of document.querySelectorAll(".frames")) {
   const show = (number) => {
     range.value = number;
     items.forEach((item, i) => { item.hidden = i !== number - 1; });
-    status.textContent = `${number} of ${items.length}`;
+    status.textContent = `${number} of ${items.length}: ${items[number - 1].dataset.when}`;
     range.setAttribute("aria-valuetext", status.textContent);
     back.disabled = number === 1;
     next.disabled = number === items.length;
