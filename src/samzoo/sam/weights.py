@@ -188,7 +188,7 @@ WEIGHTS: dict[str, WeightsEntry] = {
         "sam_med3d_turbo.pth", f"{_SAM_MED3D_PAGE}/resolve/main/sam_med3d_turbo.pth", _SAM_MED3D_PAGE
     ),
     "sam_tiny": _shipped(
-        "sam_tiny", "vit_tiny", 128, 2, "080d8e33ed49771cee65c89c111ae5b7f551ea813f4805b42d5e15b4e9cfaa67"
+        "sam_tiny", "vit_tiny", 128, 2, "83b7e0b075b0d0df9814fe57198c0e8405746af12d82c747a2181ac8a45cc2d1"
     ),
     "sam_tiny_3d": _shipped(
         "sam_tiny_3d", "vit_tiny_3d", 48, 3, "82e86393566e83ac9dc8fcd839c0767fd7f508f9e714502257d77979cd9d5236"
