@@ -227,8 +227,8 @@ def parts(section: Section) -> list[Part]:
             "How sure the order is",
             tuple(dict.fromkeys(f"{r.regime}: {r.note}" for r in rankings if r.note)),
             figures=("intervals", "ranks"),
-            tables=tuple(rank_table(r) for r in rankings if r.regime in free and r.shares),
-            folded=tuple(rank_table(r) for r in rankings if r.regime not in free and r.shares)
+            tables=tuple(rank_table(r) for r in rankings if r.regime in free and len(r.shares) > 1),
+            folded=tuple(rank_table(r) for r in rankings if r.regime not in free and len(r.shares) > 1)
             + tuple(comparison_table(r) for r in rankings if r.comparisons),
         ),
         Part("classes", "By class", figures=("classes",), folded=(class_table(section, [*automatic, *prompted]),)),
@@ -239,6 +239,6 @@ def parts(section: Section) -> list[Part]:
             figures=("robustness",),
             folded=(robustness_table(section),) if section.robustness else (),
         ),
-        Part("regimes", "Regimes", folded=(regime_table(section),)),
+        Part("regimes", "Regimes", tables=(regime_table(section),)),
     ]
     return [p for p in found if p.texts or p.tables or p.folded]

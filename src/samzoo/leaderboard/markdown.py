@@ -34,7 +34,7 @@ def markdown(board: Board, figures: Sequence[Sequence[Figure]], overlays: Sequen
 
 def _section(name: str, section: Section, figures: Sequence[Figure], overlays: Sequence[Overlay]) -> list[str]:
     lines = ["", f"## {escaped(section.title)}", "", escaped(sizes(section)), ""]
-    lines += [f"> {escaped(text)}" for text in answer(section)]
+    lines += "\n>\n".join(f"> {escaped(text)}" for text in answer(section)).split("\n")
     lines += [f"\n**Note:** {escaped(note)}" for note in section.notes]
     own = parts(section)
     for part in own:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 LEAD = "Which adaptation of the Segment Anything Model works best here, and what does it cost?"
 WIDE = 40
-"""Letters from which a cell's text is wrapped."""
+"""Letters from which a cell's text is wrapped; three times as many get more room."""
 
 
 class Page:
@@ -153,7 +153,8 @@ def _cell(cell: Cell, is_header: bool, right: bool) -> str:
     value = f' data-v="{"" if cell.value is None else escape(str(cell.value))}"' if right or cell.value is None else ""
     if is_header:
         return f'<th scope="row"{value}>{escape(cell.text)}</th>'
-    return f"<td{_class(right)}{value}>{escape(cell.text)}</td>"
+    kind = ' class="long"' if len(cell.text) > 3 * WIDE else _class(right)
+    return f"<td{kind}{value}>{escape(cell.text)}</td>"
 
 
 def _class(right: bool) -> str:
