@@ -8,12 +8,16 @@ QUICK = [
     "--data.units_per_epoch=8",
     "--data.batch_size=4",
     "--trainer.max_epochs=2",
+    "--trainer.check_val_every_n_epoch=1",
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
     "--protocol.regimes=[box_per_slice]",
     "--protocol.surface_metrics=false",
 ]
+
+WHOLE = ["--model.init_args.weights=null", "--model.init_args.freeze_encoder=false"]
+"""Nothing is frozen, so that a checkpoint holds everything."""
 
 
 class StopAt(Callback):

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import QUICK
+from cli_helpers import QUICK, WHOLE
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))  # the generators of tiny data sets
 
@@ -34,7 +34,7 @@ def fitted(tmp_path_factory, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("SAMZOO_HOME", str(home))
-        assert main(["fit", "--config", "sam_med2d_phantom", *QUICK]) == 0
+        assert main(["fit", "--config", "sam_med2d_phantom", *QUICK, *WHOLE]) == 0
     return folder
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_helpers import QUICK
+from cli_helpers import QUICK, WHOLE
 
 from samzoo import run_folder
 from samzoo.cli import main
 from samzoo.run_folder import Run
 
-FIT = ["fit", "--config", "sam_med2d_phantom", *QUICK]
+FIT = ["fit", "--config", "sam_med2d_phantom", *QUICK, *WHOLE]
 
 
 def weights(run):
@@ -133,7 +133,7 @@ def test_validate(trained, capsys):
 
 
 def test_predict_writes_on_the_source_geometry(trained, home, work, capsys):
-    image = sorted(home.glob("phantom-*/imagesTr/*.nii.gz"))[0]
+    image = sorted(home.glob("phantom-*/imagesTr/phantom_*.nii.gz"))[0]
     case = image.name.split("_0000")[0]
     data = json.loads((image.parents[1] / "dataset.json").read_text())
     organ = next(name for name in data["labels"] if name != "background")
