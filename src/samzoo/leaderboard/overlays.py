@@ -118,10 +118,10 @@ class _Source:
     _prompts: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
 
     def still(self, folder: Path, file: str, name: str, title: str, when: str, shots: Sequence[tuple]) -> list[Overlay]:
-        """One picture, a panel for each (entry, case, regime, step) that has a slice; none if no panel has."""
+        """One picture, a panel for each (entry, case, regime, step) that has a slice; none if they don't suffice."""
         own = [shot for shot in shots if self._run(*shot)]
-        if not own:
-            return []
+        if len({entry.name for entry, *_ in own}) < min(2, len({entry.name for entry, *_ in shots})):
+            return []  # a single entry does not disagree
         words = self._draw(folder / file, own, when)
         return [Overlay(name, file, (), title, f"{title}, {when}. {words}", f"{when}. {words}")]
 
