@@ -35,8 +35,8 @@ def test_fit_test_leaderboard_and_merge(example, monkeypatch, capsys):
     suite = (example / "suite.yaml").read_text()
     settings = ", ".join(f"'{word}'" for word in [*quick, "--protocol.regimes=[auto,box_3d]"])
     (example / "suite.yaml").write_text(suite.replace("max_epochs=4]", f"max_epochs=4, {settings}]"))
-    for pictures in ("save_figures", "save_overlays"):  # seconds, and tests of their own
-        monkeypatch.setattr(f"samzoo.leaderboard.report.{pictures}", lambda *_: [])
+    monkeypatch.setattr("samzoo.leaderboard.report.save_figures", lambda *_: [])  # seconds, and tests of their own
+    monkeypatch.setattr("samzoo.leaderboard.report.save_overlays", lambda *_: ([], []))
     monkeypatch.setattr(cli_runner.Children, "call", lambda self, command, *_: main(list(command)))
     export, fit, test, leaderboard, merge = COMMANDS
     assert export == "export PYTHONPATH=$PWD"
