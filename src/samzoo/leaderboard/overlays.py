@@ -166,7 +166,7 @@ class _Source:
             score = ("undefined" if dice is None else f"{dice:.3f}") + f" (seed {run.seed})" * (len(entry.runs) > 1)
             label = entry.name if several else case_id
             image, truth, answer = arrays["image"], arrays["truth"], arrays[f"{regime}/{step}"]
-            panels.append(Panel(f"{label}  {score}", image, truth, answer, height / width, boxes, clicks))
+            panels.append(Panel(label, image, truth, answer, height / width, boxes, clicks, score))
             place = f"slice {z + 1} of {depth}" + f", {elsewhere} prompts on other slices" * bool(elsewhere)
             words.append(f"{label}: Dice of the case {score} ({place})")
         cases = ", ".join(dict.fromkeys(shot[1] for shot in shots))

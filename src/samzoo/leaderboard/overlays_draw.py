@@ -26,7 +26,7 @@ class Panel:
     """One slice with one answer.
 
     Args:
-        title: written above it.
+        title: written above it, shortened where it is too long; score: behind it, never shortened.
         image: uint8 (H, W) or (H, W, 3); truth, answer: uint8 (H, W) class ids, 255 in truth is ignored.
         aspect: height of a pixel over its width.
         boxes: x0, y0, x1, y1 in pixels, class id.
@@ -40,6 +40,7 @@ class Panel:
     aspect: float
     boxes: tuple[tuple[float, float, float, float, int], ...] = ()
     clicks: tuple[tuple[float, float, bool, int, int], ...] = ()
+    score: str = ""
 
 
 def draw_strip(panels: Sequence[Panel], classes: Mapping[int, str], heading: str) -> bytes:
@@ -70,7 +71,9 @@ def _sheet(panels: Sequence[Panel], classes: Mapping[int, str], heading: str, sc
         y += LETTER + 5
     for i, panel in enumerate(panels):
         x, top = (i % columns) * (width + GAP), y + sum(row[: i // columns])
-        draw.text((x + 2, top + 2), _shortened(panel.title, width), "black", _font())
+        score = f"  {panel.score}" if panel.score else ""
+        title = _shortened(panel.title, width - math.ceil(_font().getlength(score))) + score
+        draw.text((x + 2, top + 2), title, "black", _font())
         sheet.paste(_picture(panel, width, heights[i]), (x, top + LETTER + 6))
     y += sum(row) + 4
     for line in legend:
