@@ -31,12 +31,15 @@ def write_run(folder: Path, entry: int, cases: int, classes: int) -> int:
         for regime, steps in STEPS.items():
             for step in steps:
                 for k in range(1, classes + 1):
-                    quality = rng.beta(6 + entry / 4 + step, 3, size=4).tolist()
+                    nsd = rng.beta(6 + entry / 4 + step, 3, size=2).tolist()
+                    tp = int(1000 * rng.beta(6 + entry / 4 + step, 3))
+                    fp = fn = 1000 - tp
                     effort = 0 if regime == "auto" else 2 + step
                     oracle = "none" if regime in ("auto", "clicks_3d") else "range"
                     where = ("random", f"entry_{entry}", f"case_{c:04d}", f"patient_{c // 2:04d}", k, f"organ_{k}")
-                    counts = (int(1000 * quality[0]), 300, 1000 - int(1000 * quality[0]))
-                    rest = (*quality, float(rng.gamma(4)), 0.01, 0.02, 1.5)
+                    counts = (tp, fp, fn)
+                    overlap = (2 * tp / (2 * tp + fp + fn), tp / (tp + fp + fn))
+                    rest = (*overlap, *nsd, float(rng.gamma(4)), 0.01, 0.02, 1.5)
                     records.append(Record(*where, regime, step, effort, regime != "auto", oracle, *counts, *rest))
     write_records(folder / "records.csv", records)
     regimes = {name: {"steps_scored": list(steps)} for name, steps in STEPS.items()}
