@@ -17,7 +17,8 @@ from samzoo.data import archives
 from samzoo.data.augment import Augment, AugmentSettings
 from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
 from samzoo.data.features import FeatureCache, FeatureCacheSettings
-from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split
+from samzoo.data.found import find_intensity
+from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings, Split, check_range
 from samzoo.data.phantom import PhantomSettings, ensure_phantom
 from samzoo.data.readers import Layout, read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
@@ -40,8 +41,8 @@ class SamzooDataModule(LightningDataModule):
         name: Name in records and of the store; default is what the data set calls itself.
         source: Where to get the data set and under which licence; shown if the root is missing.
         channels: Names or numbers of the channels to use, in this order; default all.
-        intensity: How file values become [0, 1]: window (low, high), percentile (low, high), or range (of 8- or 16-bit
-            pictures).
+        intensity: How file values become [0, 1]: window (low, high), percentile (low, high), range (of 8- or 16-bit
+            pictures), or auto, which finds one of them for each channel.
         classes: Class name to label value(s), to name an indexed mask's values, to select or to merge classes; the
             names background and ignore are special. Values left out become background. Default is the data set's own
             table.
@@ -127,13 +128,13 @@ class SamzooDataModule(LightningDataModule):
         features: FeatureCacheSettings | None = None,
     ) -> None:
         super().__init__()
-        _check_range("batch_size", batch_size, 1)
-        _check_range("num_workers", num_workers, 0)
-        _check_range("foreground_fraction", foreground_fraction, 0, 1)
-        _check_range("pixel_mm", pixel_mm, 1e-9)
+        check_range("batch_size", batch_size, 1)
+        check_range("num_workers", num_workers, 0)
+        check_range("foreground_fraction", foreground_fraction, 0, 1)
+        check_range("pixel_mm", pixel_mm, 1e-9)
         for key, value in (("max_cases", max_cases), ("units_per_epoch", units_per_epoch), ("max_side", max_side)):
             if value is not None:
-                _check_range(key, value, 1)
+                check_range(key, value, 1)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.units_per_epoch, self.foreground_fraction = units_per_epoch, foreground_fraction
         self.predict_root = predict_root
@@ -165,7 +166,7 @@ class SamzooDataModule(LightningDataModule):
         self.index: DatasetIndex = limit_cases(index, max_cases, seed)
         for note in self.index.notes:
             warnings.warn(f"{self.index.root}: {note}", stacklevel=2)
-        self.decoding = DecodeSettings(
+        decoding = DecodeSettings(
             intensity=intensity,
             channels=choose_channels(self.index.channels, channels),
             slice_axis=slice_axis,
@@ -174,6 +175,8 @@ class SamzooDataModule(LightningDataModule):
             max_side=max_side,
             canonical=canonical,
         )
+        self.found = find_intensity(self.index, decoding, progress=self._rank_and_ranks()[0] == 0)
+        self.decoding = replace(decoding, intensity=self.found.intensity)
         self.store = Store(self.index, self.decoding, store_dtype)
 
     # --- what others ask of a data set; no case is decoded for it ---------------------------------------------------
@@ -391,9 +394,3 @@ class SamzooDataModule(LightningDataModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
-
-
-def _check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not low <= value <= high:
-        most = f" and at most {high}" if high < 1e9 else ""
-        raise ConfigError(f"data.{key} must be at least {low}{most}, not {value}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -20,18 +20,23 @@ AFFINE_TOLERANCE = 1e-3
 """Largest difference of two affines, entry by entry, as a share of the smallest spacing. Rounding gives about 1e-6."""
 
 
+IntensityKind = Literal["auto", "window", "percentile", "range"]
+
+
 @dataclass(frozen=True)
 class Intensity:
     """How file values become [0, 1], per channel.
 
     Args:
         kind: "window" maps low..high (file units, e.g. HU); "percentile" maps the low-th to the high-th percentile of
-            each volume; "range" divides by the largest value of the file's integer type (255 or 65535; pictures only).
-        low: one value, or one per channel. Percentile's default is 0.5.
+            each volume; "range" divides by the largest value of the file's integer type (255 or 65535; pictures only);
+            "auto" finds one of these for each channel, see `samzoo.data.found`. One kind, or one per channel.
+        low: one value, or one per channel. Percentile's default is 0.5. With "auto", low and high are the window of CT
+            in HU, instead of percentiles of its foreground.
         high: likewise. Percentile's default is 99.5.
     """
 
-    kind: Literal["window", "percentile", "range"] = "percentile"
+    kind: IntensityKind | list[IntensityKind] = "auto"
     low: float | list[float] | None = None
     high: float | list[float] | None = None
 
@@ -42,9 +47,9 @@ class Intensity:
         Raises:
             ConfigError: a window that is empty, or without its ends.
         """
-        if self.kind != "window":
+        kind, low, high = (v[0] if isinstance(v, list | tuple) else v for v in (self.kind, self.low, self.high))
+        if kind != "window":
             return 0.0
-        low, high = (v[0] if isinstance(v, list | tuple) else v for v in (self.low, self.high))
         if low is None or high is None or not high > low:
             raise ConfigError(f"data.intensity: window needs low < high, got {low} and {high}")
         return min(max(-low / (high - low), 0.0), 1.0)
@@ -54,7 +59,7 @@ class Intensity:
 class DecodeSettings:
     """What of a data set's settings changes the decoded arrays."""
 
-    intensity: Intensity = Intensity()
+    intensity: Intensity = Intensity("percentile")
     channels: tuple[int, ...] = (0,)
     slice_axis: int = 2
     pictures: str = "auto"
@@ -301,7 +306,7 @@ def present_values(values: np.ndarray) -> list[int]:
 
 def _scale(channel: np.ndarray, part: Array, settings: DecodeSettings, position: int, entry: CaseEntry) -> np.ndarray:
     """One channel's file values -> float32 in [0, 1]."""
-    kind = settings.intensity.kind
+    kind = per_channel(settings.intensity.kind, position, "kind", len(settings.channels))
     if kind == "range":
         if part.full_range is None:
             raise ConfigError(
@@ -315,12 +320,11 @@ def _scale(channel: np.ndarray, part: Array, settings: DecodeSettings, position:
             )
         return channel.astype(np.float32) / part.full_range
     if kind == "window":
-        low, high = (_per_channel(getattr(settings.intensity, n), position, n, settings) for n in ("low", "high"))
+        low, high = (_end(settings, position, n) for n in ("low", "high"))
         if not high > low:
             raise ConfigError(f"data.intensity: window needs low < high, got {low} and {high}")
     elif kind == "percentile":
-        lower = _per_channel(settings.intensity.low, position, "low", settings, 0.5)
-        upper = _per_channel(settings.intensity.high, position, "high", settings, 99.5)
+        lower, upper = _end(settings, position, "low", 0.5), _end(settings, position, "high", 99.5)
         if not 0 <= lower < upper <= 100:
             raise ConfigError(f"data.intensity: percentiles need 0 <= low < high <= 100, got {lower} and {upper}")
         low, high = (float(v) for v in np.percentile(channel, (lower, upper)))
@@ -334,19 +338,26 @@ def _scale(channel: np.ndarray, part: Array, settings: DecodeSettings, position:
     return np.clip(scaled, 0, 1, out=scaled)
 
 
-def _per_channel(
-    value: float | list[float] | None, position: int, name: str, settings: DecodeSettings, default: float | None = None
-) -> float:
+def _end(settings: DecodeSettings, position: int, name: str, default: float | None = None) -> float:
+    """`low` or `high` of a channel."""
+    value = per_channel(getattr(settings.intensity, name), position, name, len(settings.channels))
     value = default if value is None else value
     if value is None:
         raise ConfigError(f"data.intensity: kind 'window' needs a value for {name!r}")
-    if isinstance(value, list | tuple):
-        if len(value) != len(settings.channels):
-            raise ConfigError(
-                f"data.intensity.{name} has {len(value)} values for {len(settings.channels)} channels; give one or all"
-            )
-        return float(value[position])
     return float(value)
+
+
+def per_channel(value: Any, position: int, name: str, channels: int) -> Any:
+    """What a setting of `Intensity` says of one of so many channels.
+
+    Raises:
+        ConfigError: a list that is not of as many.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) != channels:
+        raise ConfigError(f"data.intensity.{name} has {len(value)} values for {channels} channels; give one or all")
+    return value[position]
 
 
 def choose_channels(names: Sequence[str], wanted: Sequence[str | int] | None) -> tuple[int, ...]:

@@ -347,6 +347,13 @@ def check_patients(index: DatasetIndex) -> None:
             )
 
 
+def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raises ConfigError: a setting of the data module that lies outside."""
+    if not low <= value <= high:
+        most = f" and at most {high}" if high < 1e9 else ""
+        raise ConfigError(f"data.{key} must be at least {low}{most}, not {value}")
+
+
 def read_json(path: Path) -> Any:
     """Raises DataError: missing, or not JSON."""
     try:
