@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from samzoo import run_folder
+from samzoo.batch_size import find_batch_size
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
 from samzoo.cli_parser import ConfigFile, Line, Parser
 from samzoo.data import SamzooDataModule
@@ -32,9 +33,11 @@ from samzoo.data.fingerprint import Fingerprint, measure
 from samzoo.data.restore import write_label
 from samzoo.errors import ConfigError, SamzooError, WeightsError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
+from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
 from samzoo.methods.base import Method
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, training_callbacks
+from samzoo.writing import write_atomically
 
 
 def check_checkpoint(path: Path) -> None:
@@ -203,6 +206,7 @@ class SamzooCLI(LightningCLI):
         """The whole configuration, valid for every verb."""
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))[self.subcommand]
         kept = {key: dumped[key] for key in SETTINGS if key in dumped}
+        kept["data"]["batch_size"] = self.datamodule.batch_size  # the number, once "auto" has found it
         return yaml.safe_dump(kept, sort_keys=False)
 
     def _tensorboard(self) -> list[Any]:
@@ -223,7 +227,9 @@ class SamzooCLI(LightningCLI):
             print(f"{'resuming' if ckpt else 'run folder:'} {self.run.path}", flush=True)
             tell_seen(model, datamodule)
         try:
-            with checkpoint_errors(ckpt):
+            with checkpoint_errors(ckpt), memory_errors(self.trainer, model, self._settings, self._after_shortage):
+                if datamodule.batch_size == "auto":
+                    self._find_batch_size(model, datamodule)
                 self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
         except SystemExit:
             if not self.trainer.interrupted:
@@ -232,6 +238,18 @@ class SamzooCLI(LightningCLI):
             raise KeyboardInterrupt(self._after_interrupt()) from None
         if self.trainer.is_global_zero:
             print(f"trained: {self.run.path}\ntest it with: samzoo test --run {self.run.path}")
+
+    def _find_batch_size(self, model: Method, datamodule: SamzooDataModule) -> None:
+        datamodule.batch_size = find_batch_size(self.trainer, model, datamodule)
+        if self.trainer.is_global_zero:  # in place of "auto", so that --resume takes the same
+            write_atomically(self.run.config, lambda file: file.write(self._config_text()))
+
+    def _settings(self) -> dict[str, Any]:
+        return yaml.safe_load(self._config_text())
+
+    def _after_shortage(self, setting: str) -> str:
+        state = "goes on at the last complete epoch" if self.run.last else "starts again: no epoch was complete"
+        return f"{self.run.path} is kept\n  samzoo fit --resume --run {self.run.path} {setting}   {state}"
 
     def _after_interrupt(self) -> str:
         run = self.run.path
@@ -253,7 +271,7 @@ class SamzooCLI(LightningCLI):
             print(f"weights: {ckpt or 'as configured (zero-shot)'}", flush=True)
             tell_seen(model, datamodule)
         try:
-            with checkpoint_errors(ckpt):
+            with checkpoint_errors(ckpt), memory_errors(self.trainer, model, self._settings):
                 shown = self.subcommand == "validate"  # a test prints its own table
                 verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=shown)
         except BaseException:
@@ -273,10 +291,11 @@ class SamzooCLI(LightningCLI):
         print(f"weights: {options.ckpt or 'as configured (zero-shot)'}", flush=True)
         loader = datamodule.predict_dataloader()
         entries = loader.dataset.entries
-        with self.trainer.precision_plugin.forward_context():
+        errors = memory_errors(self.trainer, model, self._settings)
+        with errors as watch, self.trainer.precision_plugin.forward_context():
             written = predict_cases(
                 model.to(self.trainer.strategy.root_device),
-                (case for case in tqdm(loader, desc="predicting", unit="case")),  # no bar before the first case
+                watch.cases(tqdm(loader, desc="predicting", unit="case")),
                 options.out,
                 lambda label, source, target: write_label(
                     label,
@@ -352,5 +371,10 @@ def run(options: Options, args: list[str], replaced: frozenset[str]) -> None:
         warnings.filterwarnings("ignore", message=noise)
     if options.ckpt:
         check_checkpoint(options.ckpt)
-    SamzooCLI(options, args, replaced)
+    try:
+        SamzooCLI(options, args, replaced)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemoryError(f"out of memory while data and model were made ready: {error}") from None
     sys.stdout.flush()

@@ -69,7 +69,7 @@ class SamzooDataModule(LightningDataModule):
         val_fraction: Share of the training patients drawn for validation, if the data set has no validation set.
         test_fraction: Share of the training patients drawn for test, if the data set has no labelled test set.
         max_cases: At most this many cases of each split.
-        batch_size: Training units per step and process.
+        batch_size: Training units per step and process; auto lets `samzoo fit` find how many fit into memory.
         num_workers: Processes that load data.
         units_per_epoch: Training units per epoch over all processes; default the number of training slices, or of slabs
             that cover them.
@@ -115,7 +115,7 @@ class SamzooDataModule(LightningDataModule):
         val_fraction: float = 0.15,
         test_fraction: float = 0.2,
         max_cases: int | None = None,
-        batch_size: int = 8,
+        batch_size: int | Literal["auto"] = 8,
         num_workers: int = 0,
         units_per_epoch: int | None = None,
         foreground_fraction: float = 0.8,
@@ -128,7 +128,8 @@ class SamzooDataModule(LightningDataModule):
         features: FeatureCacheSettings | None = None,
     ) -> None:
         super().__init__()
-        check_range("batch_size", batch_size, 1)
+        if batch_size != "auto":
+            check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0)
         check_range("foreground_fraction", foreground_fraction, 0, 1)
         check_range("pixel_mm", pixel_mm, 1e-9)
@@ -273,6 +274,8 @@ class SamzooDataModule(LightningDataModule):
             raise DataError(f"training case {unlabelled[0]!r} has no label")
         rank, ranks = self._rank_and_ranks()
         views = self.features.views if self.features is not None else None
+        if self.batch_size == "auto":
+            raise ConfigError("data.batch_size auto is found by `samzoo fit`; set a number before training otherwise")
         shapes = [] if slices else [self._method.unit_shape(c.spacing) for c in cases]
         units = self.units_per_epoch
         if units is None and shapes:

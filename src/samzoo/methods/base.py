@@ -31,6 +31,15 @@ class Method(LightningModule):
     spec: MethodSpec
     """Of the class; an instance whose settings take a prompt kind away has its own."""
     lr: float
+    memory_settings: tuple[str, ...] = ("data.batch_size", "trainer.precision", "model.init_args.image_size")
+    """Of a training out of memory: what helps, in the order of its effect (`benchmarks/memory_settings.py`)."""
+    memory_settings_scoring: tuple[str, ...] = (
+        "protocol.encode_chunk",
+        "protocol.decode_chunk",
+        "trainer.precision",
+        "model.init_args.image_size",
+    )
+    """Of a test or a prediction."""
     fill: float = 0.0
     """What lies around a volume that is smaller than a slab or crop, on the scale of images in [0, 1]."""
     lr_halve_at: tuple[int, ...] = ()

@@ -1,0 +1,284 @@
+"""Memory: how much there is and is used, and errors of its shortage that say which settings help."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from samzoo.errors import SamzooError
+from samzoo.methods.base import Method
+from samzoo.types import Batch, Case
+
+GIB = 2**30
+
+
+class NotEnoughMemoryError(SamzooError):
+    """What was being done when memory ran out, and which settings help."""
+
+
+# --- how much ---------------------------------------------------------------------------------------------------------
+
+
+def _status(key: str, file: str = "/proc/self/status") -> int | None:
+    """Bytes that a line like `VmRSS:  1234 kB` of the kernel tells; None where there is no such line."""
+    try:
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path(file).read_text(), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def peak_resident_bytes() -> int:
+    """The most that this process has held since `reset_peak`; where the kernel can't reset it, since its start."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """What this process holds now; where the kernel does not tell, the most that it ever held."""
+    return _status("VmRSS") or peak_resident_bytes()
+
+
+def reset_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def available_bytes() -> int:
+    """What this process may still take: of the machine, of its control groups, of its own limit (`ulimit -v`)."""
+    found = [_status("MemAvailable", "/proc/meminfo") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and (taken := _status("VmSize")):
+        found.append(limit - taken)
+    return max(0, min(found + list(_left_in_groups())))
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What each control group (version 1 or 2) of this process leaves, up to the root; file caches count as free."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in lines:
+        if controllers not in ("", "memory"):
+            continue
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if not controllers:
+            names = ("memory.max", "memory.current", "inactive_file")
+        top = root / controllers
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            try:
+                limit, usage = ((folder / name).read_text().strip() for name in names[:2])
+                cache = re.search(rf"^{names[2]} (\d+)", (folder / "memory.stat").read_text(), re.M)
+            except OSError:  # a container does not see the groups around it, and the root has no limit
+                limit = "max"
+            if limit != "max":
+                yield int(limit) - int(usage) + (int(cache[1]) if cache else 0)
+            if folder == top:
+                break
+
+
+# --- what helps -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A setting that takes less memory.
+
+    Args:
+        less: value now -> one that takes less, or None if there is none.
+        changes: what it changes besides.
+        keeps_weights: whether a training can go on with it.
+    """
+
+    less: Callable[[Any], Any]
+    changes: str = "same result"
+    keeps_weights: bool = True
+
+
+def _half(least: int = 1, default: int | None = None) -> Callable[[Any], Any]:
+    def less(now: Any) -> int | None:
+        if now is None:
+            return default
+        return max(least, now // 2) if isinstance(now, int) and now > least else None
+
+    return less
+
+
+def _to(value: Any) -> Callable[[Any], Any]:
+    return lambda now: None if now == value else value
+
+
+def _half_plane(now: list[int]) -> list[int]:
+    """Of a patch (T, H, W)."""
+    return [now[0], *(side // 2 for side in now[1:])]
+
+
+OTHER_MODEL = "another model: a new fit"
+REMEDIES = {
+    "data.batch_size": Remedy(_half(), "another training"),
+    "data.features": Remedy(lambda now: "{}" if now is None else None),
+    "data.max_side": Remedy(_half(64, 512), "reduced pictures"),
+    "trainer.precision": Remedy(lambda now: None if "16" in str(now) else "bf16-mixed", "rounded numbers"),
+    "model.init_args.accumulate": Remedy(lambda now: now * 2),
+    "model.init_args.checkpointing": Remedy(_to(True), "same result, slower"),
+    "model.init_args.decode_chunk": Remedy(_half(1, 16)),
+    "model.init_args.query_chunk": Remedy(_half(1, 6)),
+    "model.init_args.masks_per_picture": Remedy(_half(), "another training"),
+    "model.init_args.training.masks_per_picture": Remedy(_half(), "another training"),
+    "model.init_args.refinement.detach": Remedy(_to(True), "another training"),
+    "model.init_args.refinement.steps": Remedy(_half(), "another training"),
+    "model.init_args.image_size": Remedy(_half(64), OTHER_MODEL, keeps_weights=False),
+    "model.init_args.patch": Remedy(_half_plane, OTHER_MODEL, keeps_weights=False),
+    "model.init_args.patch_voxels": Remedy(_half(4096), OTHER_MODEL, keeps_weights=False),
+    "protocol.encode_chunk": Remedy(_half()),
+    "protocol.decode_chunk": Remedy(_half()),
+    "protocol.mirror_axes": Remedy(_to([]), "other predictions"),
+    "protocol.window_step": Remedy(_to(1.0), "other predictions"),
+}
+"""Every setting that methods name in `memory_settings` and `memory_settings_scoring`."""
+
+
+def remedies(method: Method, scoring: bool, config: dict[str, Any], cuda: bool) -> list[tuple[str, Any, Any, Remedy]]:
+    """The three first settings of a method that still have something to give: name, value now, a better one, remedy.
+
+    Args:
+        scoring: whether whole cases are scored or predicted, rather than trained on.
+        config: all settings, nested.
+    """
+    found = []
+    for name in method.memory_settings_scoring if scoring else method.memory_settings:
+        if name == "trainer.precision" and not cuda:
+            continue
+        now: Any = config
+        for key in name.split("."):
+            now = now.get(key) if isinstance(now, dict) else None
+        if now is None and name.endswith("image_size"):
+            now = method.sam.config.image_size
+        if now is not None or name in ("data.features", "data.max_side") or name.endswith("_chunk"):
+            remedy = REMEDIES[name]
+            if (better := remedy.less(now)) is not None:
+                found.append((name, now, better, remedy))
+    return found[:3]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+_MESSAGES = re.compile(
+    r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|_ALLOC_FAILED|killed by signal: Killed",
+    re.I,
+)
+_ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.I)
+_FREE = re.compile(r"of which ([\d.]+) ([KMGT]iB) is free")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a device or of the machine; also of a data loader's worker."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or bool(_MESSAGES.search(str(error)))
+    return isinstance(error, MemoryError)
+
+
+class Watch(Callback):
+    """Knows what is being done."""
+
+    doing = "setting up"
+    scoring = False
+
+    def score(self, case: Case) -> None:
+        self.doing, self.scoring = f"at case {case.id!r}", True
+
+    def cases(self, cases: Iterable[Case]) -> Iterator[Case]:
+        """The same cases, each told when it is handed out."""
+        for case in cases:
+            self.score(case)
+            yield case
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Method, batch: Batch, batch_idx: int) -> None:
+        size = f"{len(batch)} {pl_module.spec.unit}{'s' * (len(batch) > 1)}"
+        self.doing, self.scoring = f"in training, epoch {trainer.current_epoch}, at a batch of {size}", False
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Case, *_: int) -> None:
+        self.score(batch)
+        self.doing = f"in validation {self.doing}"
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Case, *_: int) -> None:
+        self.score(batch)
+        self.doing = f"in the test {self.doing}"
+
+
+@contextmanager
+def memory_errors(
+    trainer: Trainer, method: Method, config: Callable[[], dict[str, Any]], resume: Callable[[str], str] | None = None
+) -> Iterator[Watch]:
+    """Turns what torch, numpy or the kernel say of too little memory into one error for the user.
+
+    Args:
+        config: all settings, nested.
+        resume: settings -> how a training goes on with them; None: nothing to go on with.
+
+    Raises:
+        NotEnoughMemoryError: where the memory ran out, and the settings that help most.
+    """
+    watch = Watch()
+    watch.scoring = resume is None
+    trainer.callbacks.append(watch)
+    try:
+        yield watch
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        cuda = trainer.strategy.root_device.type == "cuda"
+        helping = remedies(method, watch.scoring, config(), cuda)
+        lines = [f"out of memory{_amount(error)}, {watch.doing}; what helps, most first:"]
+        lines += [f"  --{n} {_text(v)}   (now {_text(now)}; {r.changes})" for n, now, v, r in helping]
+        if not helping:
+            lines = [lines[0].split(";")[0] + "; no setting of this method takes less"]
+        usable = next((f"--{n} {_text(v)}" for n, _, v, r in helping if r.keeps_weights), None)
+        if resume is not None and usable:
+            lines.append(resume(usable))
+        raise NotEnoughMemoryError("\n".join(lines)) from None
+    finally:
+        trainer.callbacks.remove(watch)
+
+
+def _amount(error: BaseException) -> str:
+    """What was asked for, and what was free."""
+    text = str(error)
+    free = _bytes(_FREE.search(text))
+    if not isinstance(error, torch.OutOfMemoryError) and "CUDA" not in text:
+        free = available_bytes()  # what was asked for so far is still held by the error's traceback
+    said = [
+        f"{n / GIB:.2f} GiB {what}"
+        for n, what in ((_bytes(_ASKED.search(text)), "asked for"), (free, "free"))
+        if n is not None
+    ]
+    place = "" if free is None or "CUDA" in text else " of the machine"
+    return f"{place} ({', '.join(said)})" if said else ""
+
+
+def _bytes(found: re.Match | None) -> int | None:
+    return None if found is None else int(float(found[1]) * _UNITS[found[2]])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return "'" + str(list(value)) + "'"
+    return str(value).lower() if isinstance(value, bool) else f"'{value}'" if value == "{}" else str(value)
