@@ -35,6 +35,7 @@ from samzoo.errors import ConfigError, SamzooError, WeightsError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
 from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
 from samzoo.methods.base import Method
+from samzoo.processes import Notes, together
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, training_callbacks
 from samzoo.writing import write_atomically
@@ -159,6 +160,8 @@ class SamzooCLI(LightningCLI):
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _outputs(self) -> dict[str, Any]:
+        trainer.callbacks.insert(0, Notes())
+        return trainer
         """The trainer's arguments that say what is written where; a fit also gets its callbacks."""
         if self.subcommand == "predict":
             return {"logger": False, "enable_checkpointing": False}
@@ -227,7 +230,11 @@ class SamzooCLI(LightningCLI):
             print(f"{'resuming' if ckpt else 'run folder:'} {self.run.path}", flush=True)
             tell_seen(model, datamodule)
         try:
-            with checkpoint_errors(ckpt), memory_errors(self.trainer, model, self._settings, self._after_shortage):
+            with (
+                together(self.trainer, self.run.path),
+                checkpoint_errors(ckpt),
+                memory_errors(self.trainer, model, self._settings, self._after_shortage),
+            ):
                 if datamodule.batch_size == "auto":
                     self._find_batch_size(model, datamodule)
                 self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
@@ -271,7 +278,11 @@ class SamzooCLI(LightningCLI):
             print(f"weights: {ckpt or 'as configured (zero-shot)'}", flush=True)
             tell_seen(model, datamodule)
         try:
-            with checkpoint_errors(ckpt), memory_errors(self.trainer, model, self._settings):
+            with (
+                together(self.trainer, self.run.path),
+                checkpoint_errors(ckpt),
+                memory_errors(self.trainer, model, self._settings),
+            ):
                 shown = self.subcommand == "validate"  # a test prints its own table
                 verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=shown)
         except BaseException:

@@ -8,7 +8,7 @@ import pytest
 import samzoo
 
 ROOT = Path(samzoo.__file__).parent
-BASE = {"types", "geometry", "errors", "paths", "writing", "download"}
+BASE = {"types", "geometry", "errors", "paths", "writing", "download", "whereabouts"}
 RECORDS = "evaluation.records"
 ALLOWED = {
     "types": {"errors"},
@@ -17,6 +17,7 @@ ALLOWED = {
     "paths": {"errors"},
     "writing": {"errors"},
     "download": {"errors"},
+    "whereabouts": {"errors"},
     "sam": BASE | {"sam"},
     "prompts": BASE | {"prompts"},
     "metrics": BASE | {"metrics"},

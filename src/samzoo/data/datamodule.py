@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from samzoo import whereabouts
 from samzoo.data import archives
 from samzoo.data.augment import Augment, AugmentSettings
 from samzoo.data.decode import DecodeSettings, Intensity, choose_channels
@@ -377,6 +378,7 @@ class SamzooDataModule(LightningDataModule):
                 "data.val_fraction or data.test_fraction, or add cases"
             )
         return entries
+            worker_init_fn=whereabouts.Loader(),
 
     def _loader(
         self, view: Any, sampler: Any, batch_size: int, collate_fn: Callable[[Sequence], Any], pin: bool = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from samzoo import whereabouts
 from samzoo.data.augment import Augment, place_key, unit_key
 from samzoo.data.decode import DecodeSettings, decode
 from samzoo.data.features import CachedCase
@@ -42,6 +45,17 @@ class TrainingUnit:
     features: tuple[Tensor, ...] | None = None
 
 
+def noted(read: Callable) -> Callable:
+    """Have a data set's `__getitem__` note which case it is at."""
+
+    @wraps(read)
+    def noting(self: Any, key: SliceKey | int) -> Any:
+        with whereabouts.at(f"reading case {self.entries[key.case if isinstance(key, SliceKey) else key].id}"):
+            return read(self, key)
+
+    return noting
+
+
 class SliceView(Dataset):
     """Slices of stored cases, asked for by `SliceKey`.
 
@@ -60,6 +74,7 @@ class SliceView(Dataset):
     ) -> None:
         self.entries, self.cases, self.augment, self.cached = entries, cases, augment, cached
 
+    @noted
     def __getitem__(self, key: SliceKey) -> TrainingUnit:
         """Raises DataError: cached features were tampered with."""
         entry, case = self.entries[key.case], self.cases[key.case]
@@ -121,6 +136,7 @@ class SlabView(Dataset):
     def __len__(self) -> int:
         return sum(c.shape[0] for c in self.cases)
 
+    @noted
     def __getitem__(self, key: SliceKey) -> TrainingUnit:
         entry, case = self.entries[key.case], self.cases[key.case]
         stored = case.label()
@@ -177,6 +193,7 @@ class CaseView(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
+    @noted
     def __getitem__(self, position: int) -> Case:
         """Raises DataError: a case decoded on the fly is broken, or cached features were tampered with."""
         entry = self.entries[position]
