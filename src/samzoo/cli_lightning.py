@@ -158,10 +158,10 @@ class SamzooCLI(LightningCLI):
             if made and _rank() == 0:
                 shutil.rmtree(made.path)
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
-
-    def _outputs(self) -> dict[str, Any]:
         trainer.callbacks.insert(0, Notes())
         return trainer
+
+    def _outputs(self) -> dict[str, Any]:
         """The trainer's arguments that say what is written where; a fit also gets its callbacks."""
         if self.subcommand == "predict":
             return {"logger": False, "enable_checkpointing": False}

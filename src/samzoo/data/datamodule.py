@@ -378,7 +378,6 @@ class SamzooDataModule(LightningDataModule):
                 "data.val_fraction or data.test_fraction, or add cases"
             )
         return entries
-            worker_init_fn=whereabouts.Loader(),
 
     def _loader(
         self, view: Any, sampler: Any, batch_size: int, collate_fn: Callable[[Sequence], Any], pin: bool = False
@@ -388,6 +387,7 @@ class SamzooDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=whereabouts.Loader(),
             collate_fn=collate_fn,
             pin_memory=pin,
             persistent_workers=self.num_workers > 0,
