@@ -153,7 +153,7 @@ class SamzooCLI(LightningCLI):
         if self.run is None and self.subcommand != "predict":
             made = self.run = self._new_run()
         try:
-            return super().instantiate_trainer(**self._outputs(), **kwargs)
+            trainer = super().instantiate_trainer(**self._outputs(), **kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
             if made and _rank() == 0:
                 shutil.rmtree(made.path)
