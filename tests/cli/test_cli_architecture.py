@@ -8,13 +8,14 @@ import pytest
 import samzoo
 
 ROOT = Path(samzoo.__file__).parent
-BASE = {"types", "geometry", "errors", "paths", "writing", "download", "whereabouts"}
+BASE = {"types", "geometry", "errors", "paths", "reading", "writing", "download", "whereabouts"}
 RECORDS = "evaluation.records"
 ALLOWED = {
     "types": {"errors"},
     "geometry": {"errors"},
     "errors": set(),
     "paths": {"errors"},
+    "reading": set(),
     "writing": {"errors"},
     "download": {"errors"},
     "whereabouts": {"errors"},
@@ -24,7 +25,7 @@ ALLOWED = {
     "data": BASE | {"data"},
     "methods": BASE | {"sam", "prompts", "methods"},
     "evaluation": BASE | {"prompts", "metrics", "methods.base", "evaluation"},
-    "leaderboard": {"errors", "writing", RECORDS, "leaderboard"},
+    "leaderboard": {"errors", "reading", "writing", RECORDS, "leaderboard"},
     "run_folder": {"errors", "writing"},
     "training": {"errors", "writing", "run_folder"},
 }
@@ -32,6 +33,7 @@ HEAVY = {"torch", "lightning", "monai", "torchmetrics", "timm"}
 WITHOUT_TORCH = [
     "errors",
     "paths",
+    "reading",
     "writing",
     "download",
     "run_folder",

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from samzoo.data.files import READ_ERRORS, Array
+from samzoo.data.files import READ_ERRORS, Array, check_size, exists
 from samzoo.errors import DataError
 
 ARRAY_ENDINGS = (".npz", ".h5")
@@ -56,7 +56,7 @@ def read_arrays(paths: Sequence[Path], name: str) -> Array:
 
 
 def _read(path: Path, name: str) -> np.ndarray:
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path}: file is missing")
     try:
         if path.suffix.lower() == ".npz":
@@ -69,8 +69,11 @@ def _read(path: Path, name: str) -> np.ndarray:
             _require(name, list(file), path)
             if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                 raise DataError(f"{path}: {name!r} is a group or a link, not an array")
-            if file[name].dtype.kind not in "uifb":  # before anything of it is read
+            if file[name].dtype.kind not in "uifb" or file[name].shape is None:  # before anything of it is read
                 raise DataError(f"{path}: array {name!r} is {file[name].dtype}; samzoo reads real numbers only")
+            if file[name].external or file[name].is_virtual:
+                raise DataError(f"{path}: array {name!r} is kept in other files; copy it into this one")
+            check_size(path, file[name].nbytes)
             return file[name][()]
     except DataError:
         raise

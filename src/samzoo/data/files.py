@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -17,7 +19,29 @@ from PIL import Image, UnidentifiedImageError
 from samzoo.data.index import PICTURE_ENDINGS, VOLUME_ENDINGS
 from samzoo.errors import DataError
 
-READ_ERRORS = (OSError, EOFError, zlib.error, struct.error, ValueError, MemoryError, ImageFileError, HeaderDataError)
+READ_ERRORS = (
+    *(OSError, EOFError, zlib.error, struct.error, ValueError, ArithmeticError, MemoryError),
+    *(ImageFileError, HeaderDataError),
+)
+
+PICTURE_ERRORS = (
+    *(*READ_ERRORS, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, LookupError),
+    *(TypeError, AttributeError, RuntimeError, NotImplementedError, AssertionError),
+)
+"""What readers of pictures raise on damaged ones."""
+
+MAX_RATIO = 1100
+"""Bytes out of one, at most: deflate reaches 1032."""
+
+HEADERS = {348: ("hfB", (40, 76, 112, 70, 123)), 540: ("qdi", (16, 104, 176, 12, 500))}
+"""By the size of a NIfTI-1 and -2 header: types of dim, of pixdim and of xyzt_units, and where dim, pixdim, scl_slope,
+datatype and xyzt_units are. Source: nifti1.h and nifti2.h."""
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+"""Pillow knows many more, and runs another program on some."""
+
+ORIENTATION = 274
+"""Number of the tag of EXIF and TIFF."""
 
 RGB = ("red", "green", "blue")
 
@@ -54,7 +78,7 @@ def read_array(path: Path, pictures: str = "auto") -> Array:
     Raises:
         DataError: missing, unreadable, cut short, empty, or of a kind that samzoo doesn't read; names the file.
     """
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path}: file is missing")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: file is empty (0 bytes); fetch it again")
@@ -66,33 +90,41 @@ def read_array(path: Path, pictures: str = "auto") -> Array:
     raise DataError(f"{path}: samzoo reads {', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file; False for what can't be a name of one (too long, say)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _read_nifti(path: Path) -> Array:
     try:
         image = nib.load(path)
         header = image.header
         if not isinstance(image, nib.Nifti1Image):
             raise DataError(f"{path}: not a NIfTI file but {type(image).__name__}")
-        _check_raw_spacing(path)
-        if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
-            raise DataError(f"{path}: voxels are {image.get_data_dtype()}; samzoo reads real numbers only")
+        _check_raw_header(path)
+        kind = image.get_data_dtype()
+        if kind.fields is not None or kind.kind == "c":
+            raise DataError(f"{path}: voxels are {kind}; samzoo reads real numbers only")
         shape = image.shape
         if not shape or min(shape) < 1:
             raise DataError(f"{path}: image is empty, its shape is {shape}")
-        data = image.dataobj
-        # Scaled values as float32 rather than nibabel's float64; unscaled ones as they are.
-        data = np.asanyarray(data) if (data.slope, data.inter) == (1, 0) else np.asarray(data, dtype=np.float32)
+        check_size(path, math.prod(shape) * kind.itemsize)
+        data = _voxels(path, image)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+        if not np.isfinite(affine).all() or not (spacing > 0).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise DataError(
+                f"{path}: affine has a spacing of {tuple(spacing.tolist())} mm; every axis needs a positive one"
+            )
+        _check_orientation(path, header)
     except DataError:
         raise
     except READ_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: can't be read as NIfTI ({reason}); the file is damaged or cut short") from None
-    affine = np.asarray(image.affine, dtype=np.float64)
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
-    if not np.isfinite(affine).all() or not (spacing > 0).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(
-            f"{path}: affine has a spacing of {tuple(spacing.tolist())} mm; every axis needs a positive one"
-        )
-    _check_orientation(path, header)
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim > 4 or data.ndim < 2:
@@ -103,18 +135,63 @@ def _read_nifti(path: Path) -> Array:
     return Array(data, affine, tuple(round(float(s), 6) for s in spacing))
 
 
-def _check_raw_spacing(path: Path) -> None:
-    """nibabel takes the absolute value of a negative pixdim in silence, so the raw header is looked at."""
-    opener = nib.openers.ImageOpener(path)
-    with opener as file:
-        raw = file.read(348)
-    order = "<" if struct.unpack("<i", raw[:4])[0] == 348 else ">"
-    if struct.unpack(order + "i", raw[:4])[0] != 348:
-        return  # NIfTI-2, whose header is laid out otherwise; the affine is checked below
-    dims = struct.unpack(order + "8h", raw[40:56])
-    pixdim = struct.unpack(order + "8f", raw[76:108])[1 : 1 + min(3, dims[0])]
+def check_size(path: Path, size: int) -> None:
+    """Before memory is asked for: whether a file can hold an array of `size` bytes, were it packed as well as can be.
+
+    Raises:
+        DataError: it can't: the file is cut short, or made to fill the memory.
+    """
+    held = path.stat().st_size
+    if size > MAX_RATIO * held + 2**20:
+        raise DataError(
+            f"{path}: says that it holds {size / 2**20:.0f} MiB, but has {held} bytes; the file is damaged or cut short"
+        )
+
+
+def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
+    """Scaled values as float32 rather than nibabel's float64; unscaled ones as they are.
+
+    A packed file is read to its end, where its checksum is.
+    """
+    stream = (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb")
+    with stream as file:
+        data = type(image).from_stream(file).dataobj
+        voxels = np.asanyarray(data) if (data.slope, data.inter) == (1, 0) else np.asarray(data, dtype=np.float32)
+        size, more = math.prod(data.shape) * data.dtype.itemsize, 0
+        file.seek(data.offset + size)
+        while part := file.read(2**20):
+            more += len(part)
+            if more >= size / max(data.shape):  # a few bytes are padding
+                raise DataError(f"{path}: holds more voxels than the shape {data.shape} of its header; correct it")
+    return voxels
+
+
+def _check_raw_header(path: Path) -> None:
+    """What nibabel takes in silence: it makes a negative pixdim positive, and passes over bitpix, units and slopes."""
+    with nib.openers.ImageOpener(path) as file:
+        raw = file.read(540)
+    for order in "<>":
+        size = struct.unpack(order + "i", raw[:4])[0]
+        if size in HEADERS:
+            form, at = HEADERS[size]
+            break
+    else:
+        raise DataError(f"{path}: can't be read as NIfTI (its header has an unknown size); the file is damaged")
+    dims = struct.unpack_from(f"{order}8{form[0]}", raw, at[0])
+    pixdim = struct.unpack_from(f"{order}8{form[1]}", raw, at[1])[1 : 1 + min(3, dims[0])]
     if not all(np.isfinite(p) and p > 0 for p in pixdim):
         raise DataError(f"{path}: header has a spacing (pixdim) of {pixdim} mm; every axis needs a positive one")
+    slope, inter = struct.unpack_from(f"{order}2{form[1]}", raw, at[2])
+    # a slope of 0 or NaN means none, and then nobody looks at the intercept
+    if np.isinf(slope) or (slope and np.isfinite(slope) and not np.isfinite(inter)):
+        raise DataError(f"{path}: header scales the voxels by {slope} and {inter} (scl_slope, scl_inter); correct it")
+    kind, bits = struct.unpack_from(f"{order}2h", raw, at[3])
+    if kind in nib.nifti1.data_type_codes and bits != 8 * nib.nifti1.data_type_codes.dtype[kind].itemsize:
+        raise DataError(f"{path}: header says {bits} bits a voxel (bitpix), its datatype {kind} has others; correct it")
+    unit = struct.unpack_from(f"{order}{form[2]}", raw, at[4])[0] & 7
+    if unit in (1, 3):
+        name = {1: "metres", 3: "micrometres"}[unit]
+        raise DataError(f"{path}: header gives the spacing in {name} (xyzt_units); samzoo needs mm, convert it")
 
 
 def _check_orientation(path: Path, header: nib.Nifti1Header) -> None:
@@ -122,7 +199,7 @@ def _check_orientation(path: Path, header: nib.Nifti1Header) -> None:
     if not (int(header["sform_code"]) and int(header["qform_code"])):
         return
     sform, qform = header.get_sform()[:3, :3], header.get_qform()[:3, :3]
-    if ((sform * qform).sum(0) < 0).any():
+    if not np.isfinite(qform).all() or ((sform * qform).sum(0) < 0).any():
         raise DataError(
             f"{path}: sform and qform point an axis in opposite directions, so the order of slices is ambiguous; "
             "correct the header"
@@ -133,11 +210,14 @@ def _read_picture(path: Path, pictures: str) -> Array:
     try:
         data = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
         if data is None:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                if image.format == "PNG":
+                    _check_png(path)
                 if getattr(image, "n_frames", 1) > 1:
                     raise DataError(
                         f"{path}: holds {image.n_frames} pictures; a case is one picture, or a NIfTI volume"
                     )
+                _check_upright(path, image.getexif().get(ORIENTATION, 1))
                 # A palette is an encoding of colours, except in masks, where its indices are the values.
                 if image.mode in ("P", "PA"):
                     palette = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -149,12 +229,37 @@ def _read_picture(path: Path, pictures: str) -> Array:
                 data = np.asarray(image)
     except DataError:
         raise
-    except (*READ_ERRORS, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, KeyError) as error:
+    except PICTURE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{path}: unreadable picture ({reason}); the file is damaged or not what its ending says"
         ) from None
     return _picture(path, data, pictures)
+
+
+def _check_png(path: Path) -> None:
+    """The checksums, which Pillow passes over in pixels, and the depth, of which it drops half in colours.
+
+    Raises:
+        DataError: 16 bit in colours or beside alpha. SyntaxError, OSError: a checksum is broken.
+    """
+    with Image.open(path, formats=("PNG",)) as image:
+        image.verify()
+    with open(path, "rb") as file:
+        depth, colours = file.read(26)[24:]
+    if depth == 16 and colours:
+        raise DataError(
+            f"{path}: a PNG of 16 bit in colours or with alpha, of which 8 would be read; save it in 8 bit or as TIFF"
+        )
+
+
+def _check_upright(path: Path, orientation: int) -> None:
+    """Raises DataError: a viewer turns or mirrors the picture, so that a mask drawn on it may lie another way."""
+    if orientation not in (0, 1):
+        raise DataError(
+            f"{path}: EXIF orientation {orientation} makes viewers turn the picture, so that it is open how its mask "
+            "lies on it; save it upright, without that tag"
+        )
 
 
 def _from_palette(path: Path, indices: np.ndarray, colours: np.ndarray, pictures: str) -> Array:
@@ -167,8 +272,17 @@ def _read_tiff(path: Path) -> np.ndarray | None:
         if len(file.pages) > 1:
             raise DataError(f"{path}: holds {len(file.pages)} pages; a case is one picture, or a NIfTI volume")
         page = file.pages[0]
+        if ORIENTATION in page.tags:
+            _check_upright(path, page.tags[ORIENTATION].value)
         if page.compression in PILLOW_COMPRESSIONS:
             return None
+        check_size(path, page.nbytes)
+        # tifffile fills what is not there with zeros
+        ends = [at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if not all(page.databytecounts) or max(ends, default=0) > path.stat().st_size:
+            raise DataError(f"{path}: unreadable picture (a part of its pixels is missing); the file is cut short")
+        if page.compression == 1 and sum(page.databytecounts) < page.nbytes:
+            raise DataError(f"{path}: unreadable picture (holds fewer pixels than its size); the file is damaged")
         data = page.asarray()
         if data.ndim == 3 and page.axes.startswith("S"):
             data = np.moveaxis(data, 0, -1)

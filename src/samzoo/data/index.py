@@ -5,7 +5,6 @@ Free of torch, like the readers and `verify`, so that `samzoo verify` starts qui
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import config_folders
+from samzoo.reading import load_json
 
 Split = Literal["train", "val", "test", "predict"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
@@ -235,12 +235,16 @@ def class_table(labels: ClassValues, where: str) -> ClassTable:
     Raises:
         DataError: not integers, a value given twice, no class or more than 254.
     """
+    if not isinstance(labels, Mapping):
+        raise DataError(f"{where}: must give label values by name, for example {{liver: 1}}, not {str(labels)[:80]!r}")
     values: dict[str, tuple[int, ...]] = {}
     owner: dict[int, str] = {}
     for name, given in labels.items():
         listed = list(given) if isinstance(given, list | tuple) else [given]
-        if not listed or any(isinstance(v, bool) or not isinstance(v, int) for v in listed):
-            raise DataError(f"{where}: label {name!r} must be an integer or a list of integers, not {given!r}")
+        if not listed or any(isinstance(v, bool) or not isinstance(v, int) or abs(v) >= 2**31 for v in listed):
+            raise DataError(
+                f"{where}: label {str(name)!r} must be an integer of 32 bit or a list of such, not {str(given)[:80]!r}"
+            )
         for v in listed:
             if v in owner:
                 raise DataError(
@@ -299,13 +303,18 @@ def apply_splits(index: DatasetIndex, file: Path, fold: int) -> DatasetIndex:
         if not 0 <= fold < len(content):
             raise ConfigError(f"data.fold is {fold}, but {file} has folds 0 to {len(content) - 1}")
         content = content[fold]
-    if not isinstance(content, dict) or not set(content) <= {"train", "val", "test"} or not content:
-        raise DataError(f"{file}: expected an object with lists train, val (, test), or a list of such folds")
+    if (
+        not isinstance(content, dict)
+        or not set(content) <= {"train", "val", "test"}
+        or not content
+        or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in content.values())
+    ):
+        raise DataError(f"{file}: expected an object with lists train, val (, test) of names, or a list of such folds")
     known: dict[str, list[str]] = defaultdict(list)
     for entry in index.entries:
         known[entry.patient].append(entry.id)
     known |= {e.id: [e.id] for e in index.entries}
-    if missing := sorted({str(name) for names in content.values() for name in names} - set(known)):
+    if missing := sorted({name for names in content.values() for name in names} - set(known)):
         raise DataError(f"{file}: {len(missing)} ids are not in the data set, first {missing[0]!r}")
     split_of: dict[str, Split] = {}
     for split, names in content.items():
@@ -355,12 +364,12 @@ def check_range(key: str, value: float, low: float, high: float = float("inf")) 
 
 
 def read_json(path: Path) -> Any:
-    """Raises DataError: missing, or not JSON."""
+    """Raises DataError: missing, or not JSON, see `load_json`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not readable JSON: {error}") from None
 
 
