@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import shutil
-import signal
 import sys
 import warnings
 from argparse import Namespace as Options
@@ -28,6 +27,7 @@ from samzoo import run_folder
 from samzoo.batch_size import find_batch_size
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
 from samzoo.cli_parser import ConfigFile, Line, Parser
+from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import Fingerprint, measure
 from samzoo.data.restore import write_label
@@ -37,7 +37,7 @@ from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
 from samzoo.methods.base import Method
 from samzoo.processes import Notes, together
 from samzoo.run_folder import Run
-from samzoo.training import RunLog, training_callbacks
+from samzoo.training import RunLog, guard, mark_complete, training_callbacks
 from samzoo.writing import write_atomically
 
 
@@ -124,10 +124,12 @@ class SamzooCLI(LightningCLI):
         parser.add_lightning_class_args(EvaluationProtocol, "protocol")
         for name in ("num_classes", "class_names", "file_zero"):  # methods without one of them are passed over
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("data.num_channels", "model.init_args.in_channels", apply_on="instantiate")
         parser.link_arguments("data", "model.init_args.fingerprint", compute_fn=fingerprint_of, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)
+        check_resumed(parser, self.options, self.config)
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class SamzooCLI(LightningCLI):
         if self.run is None and self.subcommand != "predict":
             made = self.run = self._new_run()
         try:
-            trainer = super().instantiate_trainer(**self._outputs(), **kwargs)
+            trainer = guard(super().instantiate_trainer(**self._outputs(), **kwargs))
         except (MisconfigurationException, ValueError, TypeError) as error:
             if made and _rank() == 0:
                 shutil.rmtree(made.path)
@@ -169,7 +171,7 @@ class SamzooCLI(LightningCLI):
             self.result = self._result_folder() if self.subcommand == "test" else self.run.path
             return {"default_root_dir": str(self.result), "logger": False, "enable_checkpointing": False}
         settings = self.config_init[self.subcommand].trainer
-        self.run.checkpoints.mkdir(exist_ok=True)
+        run_folder.take(self.run, first=_rank() == 0)
         if _rank() == 0:
             run_folder.write_beside(self.run.config, self._config_text())
         validates = settings.limit_val_batches != 0 and bool(self.datamodule.entries("val"))
@@ -188,10 +190,8 @@ class SamzooCLI(LightningCLI):
                     "with an external launcher, give --run DIR so that all processes share one run folder"
                 )
             return Run(Path(made))
-        if self.options.run_dir:
-            run = run_folder.given(Path(self.options.run_dir), new=True)
-        else:
-            run = run_folder.create(self.options.name)
+        test = self._config_text() if self.subcommand == "test" else None
+        run = run_folder.new(self.options.run_dir, self.options.name, test)
         os.environ[run_folder.RUN_VARIABLE] = str(run.path.absolute())
         if self.subcommand != "fit":
             run_folder.write_beside(run.config, self._config_text())
@@ -210,6 +210,10 @@ class SamzooCLI(LightningCLI):
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))[self.subcommand]
         kept = {key: dumped[key] for key in SETTINGS if key in dumped}
         kept["data"]["batch_size"] = self.datamodule.batch_size  # the number, once "auto" has found it
+        # what was found in the data, so that a later test or resume takes the same, also on other data
+        kept["data"] |= self.datamodule.found_settings
+        if self.model.planned:
+            kept["model"]["init_args"] |= self.model.planned
         return yaml.safe_dump(kept, sort_keys=False)
 
     def _tensorboard(self) -> list[Any]:
@@ -238,12 +242,10 @@ class SamzooCLI(LightningCLI):
                 if datamodule.batch_size == "auto":
                     self._find_batch_size(model, datamodule)
                 self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
-        except SystemExit:
-            if not self.trainer.interrupted:
-                raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning had it ignored for the shutdown
-            raise KeyboardInterrupt(self._after_interrupt()) from None
+        except SystemExit as end:
+            raise interruption(self.trainer, end, self._after_interrupt) from None
         if self.trainer.is_global_zero:
+            mark_complete(self.run)
             print(f"trained: {self.run.path}\ntest it with: samzoo test --run {self.run.path}")
 
     def _find_batch_size(self, model: Method, datamodule: SamzooDataModule) -> None:
@@ -262,7 +264,7 @@ class SamzooCLI(LightningCLI):
         run = self.run.path
         state = "resumes at the last complete epoch" if self.run.last else "starts again: no epoch was complete"
         usable = f"samzoo test --run {run}   tests what is there" if self.run.best else "there is no checkpoint yet"
-        return f"interrupted; {run} is kept\n  samzoo fit --resume --run {run}   {state}\n  {usable}"
+        return f"; {run} is kept\n  samzoo fit --resume --run {run}   {state}\n  {usable}"
 
     def validate(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
         self._score(self.trainer.validate, model, datamodule)
@@ -285,9 +287,10 @@ class SamzooCLI(LightningCLI):
             ):
                 shown = self.subcommand == "validate"  # a test prints its own table
                 verb(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=shown)
-        except BaseException:
-            if self.result != self.run.path and [p.name for p in self.result.iterdir()] == [run_folder.CONFIG]:
-                shutil.rmtree(self.result)  # made for this test, which left nothing
+        except BaseException as error:
+            run_folder.drop_empty_result(self.run, self.result)
+            if isinstance(error, SystemExit):
+                raise interruption(self.trainer, error, partial(run_folder.kept_cases, self.result)) from None
             raise
 
     def predict(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:

@@ -61,9 +61,12 @@ def test_without_prompts_a_method_answers_for_all_classes_or_refuses(method, tin
 
 
 @pytest.mark.parametrize("method", [SAM, SAMMed2D, ProMISe], ids=lambda m: m.__name__)
-def test_pictures_of_two_channels_are_refused(method, tiny, batch):
-    with pytest.raises(ConfigError, match="channels"):
-        make(method, tiny).prepare(batch.image.repeat(1, 2, 1, 1), batch.size, batch.spacing)
+def test_two_channels_are_seen_as_the_first_their_mean_and_the_second(method, tiny, batch):
+    two = torch.cat([batch.image, 1 - 0.5 * batch.image], 1)
+    three = torch.stack([two[:, 0], two.mean(1), two[:, 1]], 1)
+    made = make(method, tiny)
+    x, same = (made.prepare(image, batch.size, batch.spacing)[0] for image in (two, three))
+    torch.testing.assert_close(x, same)
 
 
 @pytest.mark.parametrize("method", [SAM, BoxEllipse], ids=lambda m: m.__name__)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from samzoo.errors import ConfigError
 from samzoo.sam import PIXEL_MEAN, PIXEL_STD, prepare_pictures
+from samzoo.sam.preprocess import three_channels
 
 
 def prepare(image, sizes, policy="longest_side", interpolation="bilinear", side=32):
@@ -35,7 +35,19 @@ def test_pictures_of_a_padded_batch_are_laid_out_by_their_own_size():
     torch.testing.assert_close(x[1:], alone)
 
 
-@pytest.mark.parametrize("channels", [2, 4])
-def test_other_channel_counts_are_refused(channels):
-    with pytest.raises(ConfigError, match=f"these have {channels}; choose which ones with data.channels"):
-        prepare(torch.rand(1, channels, 8, 8), [[8, 8]])
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_sam_sees_every_channel_in_order(channels):
+    image = torch.arange(1.0, channels + 1).view(1, channels, 1, 1).expand(2, -1, 4, 4)
+    three = three_channels(image).expand(-1, 3, -1, -1)[0, :, 0, 0]
+    assert three.tolist() == sorted(three) and three[0] + three[2] == pytest.approx(channels + 1)
+    for left_out in range(channels):
+        changed = image.clone()
+        changed[:, left_out] += 10
+        assert (three_channels(changed).expand(-1, 3, -1, -1)[0, :, 0, 0] != three).any()
+
+
+def test_three_channels_stay_and_of_four_the_neighbours_are_averaged():
+    rgb = torch.rand(2, 3, 4, 4)
+    assert three_channels(rgb) is rgb
+    a, b, c, d = (t := torch.rand(2, 4, 4, 4)).unbind(1)
+    torch.testing.assert_close(three_channels(t), torch.stack([(a + b) / 2, (b + c) / 2, (c + d) / 2], 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from samzoo.data.readers.unlabelled import read_unlabelled
 from samzoo.data.sampling import CaseSampler, SliceSampler
 from samzoo.data.splits import assign_splits, limit_cases
 from samzoo.data.store import Store, digest, source_signature
+from samzoo.data.units import trains_on_slices
 from samzoo.data.views import CaseView, SlabView, SliceView, collate, only
 from samzoo.data.volume_augment import VolumeAugment, VolumeAugmentSettings
 from samzoo.errors import ConfigError, DataError
@@ -221,6 +222,11 @@ class SamzooDataModule(LightningDataModule):
         return self.decoding.intensity.zero
 
     @property
+    def found_settings(self) -> dict[str, Any]:
+        """Arguments of the data module that were found in the files, as plain values."""
+        return {"intensity": asdict(self.decoding.intensity)} if self.found.reasons else {}
+
+    @property
     def signature(self) -> str:
         """Hash of data, decoding settings and splits: equal signatures mean equal cases.
 
@@ -268,6 +274,8 @@ class SamzooDataModule(LightningDataModule):
         Raises:
             DataError: no training case, or one without a label. ConfigError: settings for another kind of unit.
         """
+        if self.batch_size == "auto":
+            raise ConfigError("data.batch_size auto is found by `samzoo fit`; set a number before training otherwise")
         slices = self._trains_on_slices()
         entries = self._needed("train")
         cases = [self.store.open(e) for e in entries]
@@ -275,8 +283,6 @@ class SamzooDataModule(LightningDataModule):
             raise DataError(f"training case {unlabelled[0]!r} has no label")
         rank, ranks = self._rank_and_ranks()
         views = self.features.views if self.features is not None else None
-        if self.batch_size == "auto":
-            raise ConfigError("data.batch_size auto is found by `samzoo fit`; set a number before training otherwise")
         shapes = [] if slices else [self._method.unit_shape(c.spacing) for c in cases]
         units = self.units_per_epoch
         if units is None and shapes:
@@ -341,22 +347,7 @@ class SamzooDataModule(LightningDataModule):
 
     def _trains_on_slices(self) -> bool:
         """Raises ConfigError: settings for another kind of training unit."""
-        method = self._method
-        if method is None or method.spec.unit == "slice":
-            if self.volume_augment is not None:
-                raise ConfigError(
-                    "data.volume_augment is for methods on slabs or crops, but training units are slices: use "
-                    "data.augment, and set data.volume_augment to null"
-                )
-            return True
-        units = f"{method.spec.name} is trained on {method.spec.unit}s"
-        if self.augment is not None:
-            raise ConfigError(
-                f"data.augment is for slices, but {units}: use data.volume_augment, and set data.augment to null"
-            )
-        if self.features is not None:
-            raise ConfigError(f"data.features are of slices, but {units}: set data.features to null")
-        return False
+        return trains_on_slices(self._method, self.augment, self.volume_augment, self.features)
 
     def _feature_cache(self, train: Sequence[CaseEntry], val: Sequence[CaseEntry]) -> FeatureCache:
         """With all that these cases need; every process calls it."""

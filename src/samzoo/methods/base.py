@@ -7,7 +7,8 @@ scores. The evaluation session calls `prepare`, `encode` once per image, then `d
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ class Method(LightningModule):
 
     spec: MethodSpec
     """Of the class; an instance whose settings take a prompt kind away has its own."""
-    lr: float
     memory_settings: tuple[str, ...] = ("data.batch_size", "trainer.precision", "model.init_args.image_size")
     """Of a training out of memory: what helps, in the order of its effect (`benchmarks/memory_settings.py`)."""
     memory_settings_scoring: tuple[str, ...] = (
@@ -40,8 +40,11 @@ class Method(LightningModule):
         "model.init_args.image_size",
     )
     """Of a test or a prediction."""
+    lr: float
     fill: float = 0.0
     """What lies around a volume that is smaller than a slab or crop, on the scale of images in [0, 1]."""
+    planned: Mapping[str, Any] = MappingProxyType({})
+    """Arguments that were planned from the training cases, by name; a run's config keeps them as numbers."""
     lr_halve_at: tuple[int, ...] = ()
     """Epochs from which on the learning rate is halved (once more)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from samzoo.errors import ConfigError
 from samzoo.methods.crop_inputs import draw_objects, error_or_foreground_click, normalised, reversed_axes
 from samzoo.methods.randomness import seeded_generator
-from samzoo.methods.volume import VolumeMethod
+from samzoo.methods.volume import Measure, VolumeMethod, measured
 from samzoo.prompts.batched import mask_boxes
 from samzoo.sam import WEIGHTS, LoadReport, Sam3d, load_weights, start_matched
 from samzoo.types import Batch, Embedding, Prompts, State
@@ -26,6 +27,8 @@ Clicks = Literal["newest", "all"]
 Boxes = Literal["centre", "corners"]
 """A box is a click in its middle, or two corner tokens of their own, which no public weights but those of a challenge
 branch of SAM-Med3D hold."""
+
+CropSpacing = float | Literal["fingerprint"] | None
 
 CORNER_VECTORS = ("prompt_encoder.point_embeddings.2", "prompt_encoder.point_embeddings.3")
 
@@ -83,7 +86,9 @@ class CropMethod(VolumeMethod):
         weights: pretrained weights for it: a name of `samzoo zoo`, a path or a url; None starts it at random, as
             `samzoo.sam.matched_start` says.
         load_args: of `load_weights`.
-        spacing: mm of the method's isotropic grid; None takes volumes as they are.
+        spacing: mm of the method's isotropic grid; None takes volumes as they are, "fingerprint" takes a voxel of the
+            volume that voxels have at nnU-Net's target spacing of the training cases.
+        fingerprint: see `samzoo.methods.volume.Measure`.
         zero: where the file's 0 lies in [0, 1]: 0.5 for CT with a window of -1000 to 1000 HU, 0 for MR. Only voxels
             above it count for mean and deviation of a crop, and what lies around a volume is filled with it. None:
             `file_zero`.
@@ -106,7 +111,8 @@ class CropMethod(VolumeMethod):
         weights: str | None,
         *,
         load_args: Mapping[str, Any],
-        spacing: float | None,
+        spacing: CropSpacing,
+        fingerprint: Measure | None,
         zero: float | None,
         file_zero: float,
         boxes: Boxes,
@@ -119,8 +125,14 @@ class CropMethod(VolumeMethod):
         **method_args,
     ) -> None:
         side = sam.config.image_size
+        if spacing == "fingerprint":
+            spacing = _isotropic(measured(fingerprint, self.spec.name))
+            planned = {"spacing": spacing}
+        else:
+            planned = {}
         grid = None if spacing is None else (spacing,) * 3
         super().__init__((side,) * 3, grid, sam.config.in_channels, **method_args)
+        self.planned = planned
         zero = file_zero if zero is None else zero
         if not 0 <= zero <= 1:
             raise ConfigError(f"{self.spec.name}: zero must be between 0 and 1, got {zero}")
@@ -344,3 +356,9 @@ class CropMethod(VolumeMethod):
         factor = 0.1 ** sum(epoch <= self.current_epoch for epoch in self.lr_drop_at)
         for group in self.optimizers().param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+
+def _isotropic(cases: Any) -> float:
+    """mm: the geometric mean of a fingerprint's spacing over the axes with more than one voxel."""
+    sides = [mm for mm, n in zip(cases.spacing, cases.shape, strict=True) if n > 1]
+    return round(math.prod(sides) ** (1 / len(sides)), 3) if sides else 1.0

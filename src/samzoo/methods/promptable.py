@@ -56,11 +56,7 @@ class Sam2d(Method):
             self.not_in_base = frozenset(f"sam.{key}" for key in report.new)
 
     def prepare(self, image: Tensor, size: Tensor, spacing: Tensor) -> tuple[Tensor, list[Grid]]:
-        """(B, C, H, W) in [0, 1] -> (B, 3, S, S) in SAM's pixel statistics, and the grids.
-
-        Raises:
-            ConfigError: neither one nor three channels.
-        """
+        """(B, C, H, W) in [0, 1] -> (B, 3, S, S) in SAM's pixel statistics, and the grids."""
         sam = self.sam
         return prepare_pictures(
             image,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from samzoo.methods.base import Method
 from samzoo.types import Batch
 
 Spacing = tuple[float | None, float | None, float | None]
+Measure = Callable[[], Any]
+"""Measures the training cases, see `samzoo.data.fingerprint`; linked from the data set by the command line, and called
+only where something is to be planned."""
 
 
 class VolumeMethod(Method):
@@ -90,3 +94,16 @@ class VolumeMethod(Method):
                 "model.init_args.in_channels, or choose channels with data.channels"
             )
         return image
+
+
+def measured(fingerprint: Measure | None, method: str) -> Any:
+    """The fingerprint of the training cases.
+
+    Raises:
+        ConfigError: nothing measures them.
+    """
+    if fingerprint is None:
+        raise ConfigError(
+            f"{method}: nothing measures the training cases: give patch and spacing (null takes volumes as they are)"
+        )
+    return fingerprint()

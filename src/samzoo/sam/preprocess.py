@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samzoo.errors import ConfigError
 from samzoo.geometry import Grid, Interpolation, Policy, plan, to_grid
 
 Padding = Literal["mean", "black"]
@@ -25,10 +24,10 @@ def prepare_pictures(
     std: Sequence[float] | Tensor,
     padding: Padding = "mean",
 ) -> tuple[Tensor, list[Grid]]:
-    """Normalise by SAM's pixel statistics, then resize and pad.
+    """Take the channels to SAM's three, normalise by SAM's pixel statistics, then resize and pad.
 
     Args:
-        image: (B, C, H, W) in [0, 1], padded at the far end; C is 1 (repeated to 3) or 3 (R, G, B).
+        image: (B, C, H, W) in [0, 1], padded at the far end; see `three_channels`.
         size: int64 (B, 2), true height and width of each picture.
         side: S.
         policy, interpolation: see `samzoo.geometry`.
@@ -37,14 +36,8 @@ def prepare_pictures(
 
     Returns:
         x (B, 3, S, S) and each picture's `Grid`.
-
-    Raises:
-        ConfigError: neither one nor three channels.
     """
-    if image.shape[1] not in (1, 3):
-        raise ConfigError(
-            f"SAM takes pictures of 1 or 3 channels, these have {image.shape[1]}; choose which ones with data.channels"
-        )
+    image = three_channels(image)
     mean = torch.as_tensor(mean, dtype=image.dtype, device=image.device).view(3, 1, 1)
     std = torch.as_tensor(std, dtype=image.dtype, device=image.device).view(3, 1, 1)
 
@@ -65,3 +58,22 @@ def prepare_pictures(
         ]
         x = torch.cat(rows)
     return (normalise(x) if padding == "black" else x), grids
+
+
+def three_channels(image: Tensor) -> Tensor:
+    """Images of any number of channels as SAM's three.
+
+    SAM's channel i is the mean of the channels floor(i C / 3) to ceil((i + 1) C / 3) - 1: one channel is seen three
+    times, of two (a, b) SAM sees a, their mean, b, three stay as they are (red, green, blue), of four (a, b, c, d) it
+    sees the means of a and b, b and c, c and d. No channel is left out, and their order in data.channels decides.
+
+    Args:
+        image: (B, C, H, W).
+
+    Returns:
+        (B, 3, H, W); one channel (B, 1, H, W) is left to broadcasting.
+    """
+    count = image.shape[1]
+    if count in (1, 3):
+        return image
+    return torch.stack([image[:, i * count // 3 : -(-(i + 1) * count // 3)].mean(1) for i in range(3)], 1)

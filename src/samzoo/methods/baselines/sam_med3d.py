@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from samzoo.methods.crop import Boxes, CropMethod, Refinement
+from samzoo.methods.crop import Boxes, CropMethod, CropSpacing, Refinement
+from samzoo.methods.volume import Measure
 from samzoo.sam import Sam3dConfig, build_sam3d
 from samzoo.sam.sam3d import Positions
 from samzoo.types import MethodSpec
@@ -25,7 +26,7 @@ class SAMMed3D(CropMethod):
         positions: "published" is what public weights were trained with; "intended" puts the axes of the relative
             positions and of the dense position code where they were meant to be. Such a method is called
             SAM-Med3D-fixed.
-        spacing, zero, file_zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
+        spacing, fingerprint, zero, file_zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
         refinement: see `Refinement`; all clicks are given, as by the authors' script for answers (their training gives
             the newest alone, unless told otherwise).
         lr, lr_decoder: of the image encoder, and of prompt encoder and mask decoder.
@@ -49,7 +50,7 @@ class SAMMed3D(CropMethod):
         in_channels: int = 1,
         weights: str | None = None,
         positions: Positions = "published",
-        spacing: float | None = 1.5,
+        spacing: CropSpacing = 1.5,
         zero: float | None = None,
         file_zero: float = 0.0,
         boxes: Boxes = "centre",
@@ -61,6 +62,7 @@ class SAMMed3D(CropMethod):
         freeze_encoder: bool = False,
         num_classes: int = 1,
         class_names: Sequence[str] = (),
+        fingerprint: Measure | None = None,
     ) -> None:
         if positions == "intended":
             self.spec = replace(self.spec, name=f"{self.spec.name}-fixed")
@@ -69,6 +71,7 @@ class SAMMed3D(CropMethod):
             weights,
             load_args={},
             spacing=spacing,
+            fingerprint=fingerprint,
             zero=zero,
             file_zero=file_zero,
             boxes=boxes,

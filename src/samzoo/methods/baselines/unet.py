@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from samzoo.errors import ConfigError
 from samzoo.geometry import resampled
 from samzoo.methods.slab import Optimizer, SlabMethod
-from samzoo.methods.volume import Spacing
+from samzoo.methods.volume import Measure, Spacing, measured
 from samzoo.types import IGNORE, Batch, MethodSpec, Prompts, State
 
 SMALLEST_MAP = 4
@@ -41,8 +41,7 @@ class UNet(SlabMethod):
         stages: resolutions at most; None: as many as leave maps of at least 4 voxels a side.
         deep_supervision: whether the two next coarser resolutions are trained, too.
         num_classes, class_names: of the data set.
-        fingerprint: measures the training cases, see `samzoo.data.fingerprint`; linked from the data set by the command
-            line, and called only where something is to be planned.
+        fingerprint: see `samzoo.methods.volume.Measure`.
 
     Raises:
         ConfigError: numbers out of range, or something is to be planned without a fingerprint.
@@ -74,7 +73,7 @@ class UNet(SlabMethod):
         adam_eps: float = 1e-4,
         num_classes: int = 1,
         class_names: Sequence[str] = (),
-        fingerprint: Callable[[], Any] | None = None,
+        fingerprint: Measure | None = None,
     ) -> None:
         self_planned = {"patch": patch is None, "spacing": spacing == "fingerprint"}
         if any(self_planned.values()):
@@ -91,7 +90,7 @@ class UNet(SlabMethod):
             num_classes=num_classes,
             class_names=class_names,
         )
-        self.planned = tuple(name for name, is_planned in self_planned.items() if is_planned)
+        self.planned = {name: self._grid()[name] for name, is_planned in self_planned.items() if is_planned}
         strides, kernels = nnunet_stages(self.patch, spacing_ratio(self.spacing), stages)
         for size, axis in zip(self.patch, zip(*strides, strict=True), strict=True):
             if size % (factor := math.prod(axis)):
@@ -186,24 +185,20 @@ def _plan(
     spacing: Spacing | Literal["fingerprint"] | None,
     voxels: int,
     stages: int | None,
-    fingerprint: Callable[[], Any] | None,
+    fingerprint: Measure | None,
 ) -> tuple[tuple[int, int, int], Spacing | None]:
     """Patch and spacing, of which the one that is not given comes from the fingerprint. Says what was planned."""
-    if fingerprint is None:
-        raise ConfigError(
-            "UNet: nothing measures the training cases: give patch and spacing (null takes volumes as they are)"
-        )
     if voxels < 1:
         raise ConfigError(f"UNet: patch_voxels must be at least 1, got {voxels}")
-    measured = fingerprint()
+    cases = measured(fingerprint, "UNet")
     if spacing == "fingerprint":
-        spacing = measured.spacing
+        spacing = cases.spacing
     if patch is None:
-        shape = resampled(measured.shape, measured.spacing, spacing)
+        shape = resampled(cases.shape, cases.spacing, spacing)
         patch = plan_patch(shape, spacing_ratio(spacing), voxels, stages)
     rank_zero_info(
-        f"U-Net planned from {measured.cases} training cases: patch {patch}, spacing {spacing} mm, of a median shape "
-        f"of {measured.shape} at {measured.spacing} mm"
+        f"U-Net planned from {cases.cases} training cases: patch {patch}, spacing {spacing} mm, of a median shape "
+        f"of {cases.shape} at {cases.spacing} mm"
     )
     return patch, spacing
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from samzoo.methods.crop import Boxes, CropMethod, Refinement
+from samzoo.methods.crop import Boxes, CropMethod, CropSpacing, Refinement
 from samzoo.methods.m_sam.network import MSamNetwork
 from samzoo.methods.m_sam.weights import load_args
+from samzoo.methods.volume import Measure
 from samzoo.sam import ARCHITECTURES_3D, Sam3dConfig
 from samzoo.sam.config import resolve_config
 from samzoo.sam.sam3d import Positions
@@ -31,7 +32,7 @@ class MSAM(CropMethod):
         lora_rank: of the updates of q and v in each block of the image encoder; 0: none.
         adapter: False leaves out the mask-enhanced adapter: the decoder sees the sum of image and mask embedding.
         mea_blocks, mea_heads: mutual feature enhancement blocks of the adapter, and its attention heads.
-        spacing, zero, file_zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
+        spacing, fingerprint, zero, file_zero, boxes, lr_drop_at, weight_decay: of `CropMethod`.
         refinement: see `Refinement`.
         lr, lr_decoder: of LoRA and adapter (and of the image encoder, if it is trained), and of prompt encoder and
             mask decoder.
@@ -59,7 +60,7 @@ class MSAM(CropMethod):
         adapter: bool = True,
         mea_blocks: int = 1,
         mea_heads: int = 6,
-        spacing: float | None = 1.5,
+        spacing: CropSpacing = 1.5,
         zero: float | None = None,
         file_zero: float = 0.0,
         boxes: Boxes = "centre",
@@ -71,6 +72,7 @@ class MSAM(CropMethod):
         freeze_encoder: bool = True,
         num_classes: int = 1,
         class_names: Sequence[str] = (),
+        fingerprint: Measure | None = None,
     ) -> None:
         changes = ["fixed"] * (positions == "intended") + ["no-MEA"] * (not adapter)
         changes += ["no-refinement"] * (not refinement.feedback)
@@ -89,6 +91,7 @@ class MSAM(CropMethod):
             weights,
             load_args=load_args(network),
             spacing=spacing,
+            fingerprint=fingerprint,
             zero=zero,
             file_zero=file_zero,
             boxes=boxes,

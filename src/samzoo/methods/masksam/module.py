@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from samzoo.methods.masksam.targets import slice_targets
 from samzoo.methods.masksam.weights import load_args
 from samzoo.methods.randomness import seeded_generator
 from samzoo.methods.slab import Optimizer, SlabMethod
-from samzoo.methods.volume import Spacing
+from samzoo.methods.volume import Measure, Spacing, measured
 from samzoo.sam import LoadReport, SamConfig, load_weights
 from samzoo.sam.config import resolve_config
 from samzoo.types import Batch, MethodSpec, Prompts, State
@@ -34,8 +36,11 @@ class MaskSAM(SlabMethod):
         weights: of plain SAM or of MaskSAM: a name of `samzoo zoo`, a path or a url; None starts from random.
         freeze: whether SAM's own weights stay as they are; False is for small experiments from random weights.
         patch: (T, H, W) voxels, H = W.
-        spacing, in_channels, intensity, optimizer, lr, weight_decay, adam_eps: of `SlabMethod`.
-        queries: N, at least as many as classes (and background) are seen on a slice.
+        spacing, in_channels, intensity, optimizer, lr, weight_decay, adam_eps: of `SlabMethod`. With spacing
+            "fingerprint" it is nnU-Net's target spacing of the training cases, and patches are no deeper than their
+            median.
+        queries: N, at least as many as classes (and background) are seen on a slice. None: 3/2 of the classes and the
+            background, at least 8: the 24 and 8 that were published for 15 and 3 classes.
         design: "direct" or "upsampled"; see `samzoo.methods.masksam.settings`, as for the further switches.
         widths, kernels, skip_levels: of the prompt generator.
         conv_adapters, mlp_adapters: whether there are depth-convolution and depth-MLP adapters.
@@ -47,6 +52,7 @@ class MaskSAM(SlabMethod):
         corrections: of the original's faults; none by default. All of them are the method `MaskSAM-fixed`.
         loss: weights and points of matching and loss.
         num_classes, class_names: of the data set, without background.
+        fingerprint: see `samzoo.methods.volume.Measure`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -69,10 +75,10 @@ class MaskSAM(SlabMethod):
         weights: str | None = None,
         freeze: bool = True,
         patch: tuple[int, int, int] = (9, 512, 512),
-        spacing: Spacing | None = None,
+        spacing: Spacing | Literal["fingerprint"] | None = None,
         in_channels: int = 1,
         intensity: tuple[float, float] = (0.5, 0.25),
-        queries: int = 24,
+        queries: int | None = 24,
         design: Design = "direct",
         widths: tuple[int, ...] = (256, 128, 128, 64, 64),
         kernels: tuple[Kernel, ...] | None = None,
@@ -92,7 +98,15 @@ class MaskSAM(SlabMethod):
         adam_eps: float = 1e-4,
         num_classes: int = 1,
         class_names: Sequence[str] = (),
+        fingerprint: Measure | None = None,
     ) -> None:
+        planned = {}
+        if spacing == "fingerprint":
+            cases = measured(fingerprint, "MaskSAM")
+            spacing, patch = cases.spacing, (min(patch[0], cases.shape[0]), *patch[1:])
+            planned = {"spacing": list(spacing), "patch": list(patch)}
+        if queries is None:
+            queries = max(8, math.ceil(1.5 * (num_classes + 1)))
         super().__init__(
             patch,
             spacing,
@@ -105,6 +119,7 @@ class MaskSAM(SlabMethod):
             num_classes=num_classes,
             class_names=class_names,
         )
+        self.planned = planned
         settings = MaskSAMSettings(
             patch=self.patch,
             num_classes=num_classes + 1,
