@@ -20,6 +20,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
@@ -161,6 +162,8 @@ class SamzooCLI(LightningCLI):
                 shutil.rmtree(made.path)
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
         trainer.callbacks.insert(0, Notes())
+        if isinstance(trainer.strategy, DDPStrategy):  # prompts decide which parts of a model a step needs
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         return trainer
 
     def _outputs(self) -> dict[str, Any]:
@@ -199,8 +202,8 @@ class SamzooCLI(LightningCLI):
 
     def _result_folder(self) -> Path:
         """The same for all processes of a test; see `run_folder.result_folder`."""
-        if _rank() > 0 and (made := os.environ.get(run_folder.RESULT_VARIABLE)):
-            return Path(made)
+        if _rank() > 0:  # an external launcher leaves no word of it; the protocol asks the first process then
+            return Path(os.environ.get(run_folder.RESULT_VARIABLE) or self.run.path)
         folder = run_folder.result_folder(self.run, self._config_text())
         os.environ[run_folder.RESULT_VARIABLE] = str(folder.absolute())
         return folder
@@ -374,7 +377,9 @@ def prepare(config: str, part: bool) -> None:
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0)
+    """0 for the first of all processes alone, whoever has started them."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    return next((int(number) for name in names if (number := os.environ.get(name)) and int(number)), 0)
 
 
 def run(options: Options, args: list[str], replaced: frozenset[str]) -> None:

@@ -99,6 +99,7 @@ class _Family:
         self.notes, self.children = notes, []
         self.here: whereabouts.Place | None = None
         self.ending = threading.Event()
+        self.others = trainer.world_size - 1  # that this one can't end, but which read what it leaves
         launcher = trainer.strategy.launcher
         if trainer.world_size == 1:
             return
@@ -110,15 +111,14 @@ class _Family:
             threading.Thread(target=self._adopt, args=(launcher, trainer.num_devices - 1), daemon=True).start()
 
     def end(self, failed: str = "") -> None:
-        """Nothing is watched any more. If this process has `failed`, the others are ended."""
+        """Nothing is watched any more, and nothing is left of it; on the way of an error, what was started is ended."""
         self.ending.set()
         self.here = whereabouts.here()
-        interrupted = sys.exc_info()[0] is not None
-        if interrupted:
+        if sys.exc_info()[0] is not None:
             self._kill_children()
-        whereabouts.end(failed if not self.children else "")
-        if interrupted:
-            whereabouts.take_last_words(self.notes) if self.children else None
+        whereabouts.end(failed if self.others else "")
+        if sys.exc_info()[0] is not None and self.children:
+            whereabouts.take_last_words(self.notes)
 
     def _adopt(self, launcher: Any, count: int) -> None:
         """Lightning's own observer kills this process without a word; it has nobody to observe in an empty list."""
@@ -126,6 +126,7 @@ class _Family:
             if self.ending.wait(0.05):
                 return
         self.children = list(launcher.procs)
+        self.others -= count
         launcher.procs.clear()
         for number, child in enumerate(self.children, 1):
             threading.Thread(target=self._await, args=(number, child), daemon=True).start()

@@ -155,6 +155,8 @@ def take_last_words(folder: Path) -> list[Place]:
                 left.append(place)
         except OSError:  # another process was faster
             pass
+    with suppress(OSError):  # not empty, or not there
+        folder.rmdir()
     return left
 
 
