@@ -10,3 +10,8 @@ def pytest_addoption(parser):
         default=Path(__file__).parent / "golden",
         help="folder with golden vectors of the originals; every set below it is compared (default: tests/golden)",
     )
+    parser.addoption(
+        "--update-regression",
+        action="store_true",
+        help="write the stored losses and records anew; tests/regression/test_regression.py says when that is honest",
+    )

@@ -1,0 +1,54 @@
+"""Losses and test records of every method, against stored ones: no number drifts unnoticed.
+
+Each method is trained for a few steps on two small volumes of the phantom and tested on a third, in all regimes that it
+answers. Tolerances were chosen by what threads and the instruction set of the CPU change, see `regression_runs.py`.
+
+`pytest tests/regression -m "slow or not slow" --update-regression` writes the stored files anew. That is honest only
+after a change that was *meant* to change the numbers (a corrected fault, another default, new weights), in the same
+commit as that change, with the reason in its message, and after looking at `git diff tests/regression/stored`: what
+should have stayed must not have moved. It is never the way to mend a test that fails on another machine or after an
+update of torch: then the tolerances or the code are wrong. Boards that are checked in have changed as well.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from regression_runs import CELLS, differences, make_parser, run
+
+from samzoo.evaluation.records import read_records, write_records
+from samzoo.prompts import regimes
+
+STORED = Path(__file__).parent / "stored"
+SLOW = {"m_sam_fixed", "masksam_fixed"}
+cells = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CELLS]
+
+
+@pytest.fixture(scope="module")
+def parser(tmp_path_factory):
+    """One thread, for which the stored numbers hold best, and a home of its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMZOO_HOME", str(tmp_path_factory.mktemp("home")))
+        yield make_parser()
+    torch.set_num_threads(threads)
+
+
+def stored(name):
+    losses = json.loads((STORED / "losses.json").read_text(encoding="utf-8"))
+    return losses[name], read_records(STORED / f"{name}.csv")
+
+
+@pytest.mark.parametrize("name", cells)
+def test_losses_and_records_are_as_stored(name, parser, tmp_path, request):
+    losses, records = run(parser, CELLS[name], tmp_path)
+    if request.config.getoption("--update-regression"):
+        file = STORED / "losses.json"
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        kept[name] = [float(f"{loss:.6g}") for loss in losses]
+        STORED.mkdir(exist_ok=True)
+        file.write_text(json.dumps({k: kept[k] for k in CELLS if k in kept}, indent=1) + "\n", encoding="utf-8")
+        write_records(STORED / f"{name}.csv", records)
+    assert not (found := differences(losses, records, *stored(name))), "\n".join(found)
