@@ -68,7 +68,8 @@ def find_config(name: str, kind: str = "") -> Path:
         UsageError: there is none; the message lists the folders and the nearest names.
     """
     names = [name] if name.endswith(SUFFIXES) else [f"{name}.yaml", name]
-    names += [f"{kind}/{n}" for n in names] if kind else []
+    if kind:  # first, for a method's part and the whole config for data of one's own have the same name
+        names = [*(f"{kind}/{n}" for n in names), *names]
     for folder in config_folders():
         for candidate in names:
             if (path := folder / candidate).is_file():

@@ -13,7 +13,8 @@ from samzoo.cli import main
 from samzoo.cli_config import find_config, read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-WHOLE = sorted(p.name for p in CONFIGS.glob("*.yaml"))
+WHOLE = sorted(p.name for p in CONFIGS.glob("*.yaml") if "data" in read_yaml(p))
+OWN = sorted(p.name for p in CONFIGS.glob("*.yaml") if "data" not in read_yaml(p))
 METHODS = sorted(p.name for p in (CONFIGS / "methods").glob("*.yaml"))
 DATASETS = sorted(p.name for p in (CONFIGS / "datasets").glob("*.yaml"))
 TRAINERS = sorted(p.name for p in (CONFIGS / "trainer").glob("*.yaml"))
@@ -82,6 +83,21 @@ def test_whole_config_names_its_method_and_data_set(name):
     data = re.sub(r"(kits|brats)\d+", r"\1", Path(content["data"]).stem)  # the newest of its years
     assert name.endswith(f"_{data}.yaml")
     assert Path(content["model"]).stem.startswith(name.removesuffix(f"_{data}.yaml"))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_config_for_own_data_is_that_of_its_method(work, capsys, name):
+    root = data_sets.write_nnunet(work / "mine")
+    assert main(["fit", "--config", name, f"--data.root={root}", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    method = read_yaml(find_config(name, "methods"))
+    assert config["model"]["class_path"].endswith(f".{method['class_path']}")
+    assert config["data"]["root"] == str(root) and config["data"]["intensity"]["kind"] == "auto"
+
+
+def test_every_method_has_a_config_for_own_data():
+    variants = {"masksam_upsampled.yaml", "promise_ips.yaml"}
+    assert set(METHODS) - variants == set(OWN)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -141,6 +141,7 @@ class SamzooDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.units_per_epoch, self.foreground_fraction = units_per_epoch, foreground_fraction
         self.predict_root = predict_root
+        self._classes_given = classes is not None
         self.augment = None if augment is None else Augment(augment, seed)
         self.volume_augment = None if volume_augment is None else VolumeAugment(volume_augment, seed)
         self.features = features
@@ -224,7 +225,10 @@ class SamzooDataModule(LightningDataModule):
     @property
     def found_settings(self) -> dict[str, Any]:
         """Arguments of the data module that were found in the files, as plain values."""
-        return {"intensity": asdict(self.decoding.intensity)} if self.found.reasons else {}
+        settings = {"intensity": asdict(self.decoding.intensity)} if self.found.reasons else {}
+        if self.layout == "folder" and not self._classes_given:
+            settings["classes"] = {name: list(values) for name, values in self.index.table.values.items()}
+        return settings
 
     @property
     def signature(self) -> str:

@@ -1,7 +1,8 @@
 """Image and mask folders: images/ beside masks/, or train/, val/, test/ each holding the two.
 
-A mask belongs to the picture of the same stem (plus the setting `mask_suffix`). Without `classes` masks are binary
-(0/1 or 0/255, or with noise and the setting `mask_threshold`); with it they are indexed. Files are PNG, JPEG, TIFF or
+A mask belongs to the picture of the same stem (plus the setting `mask_suffix`). Masks are binary (0/1 or 0/255, or
+with noise and the setting `mask_threshold`) or indexed, with the classes that `classes` names or, without it, one for
+each value that they hold. Files are PNG, JPEG, TIFF or
 BMP pictures, or NIfTI volumes. Archives of this form name the folders in their own ways: CVC-ClinicDB has Original
 beside Ground Truth; ETIS-LaribPolypDB a folder of its own name beside Ground Truth, whose masks are called p1, p2, ...
 """
@@ -23,7 +24,7 @@ from samzoo.data.index import (
     repeated,
     stem,
 )
-from samzoo.data.readers.masks import mask_table
+from samzoo.data.readers.masks import found_table, mask_table
 from samzoo.errors import DataError
 
 IMAGES = ("images", "imgs", "image", "Original")
@@ -72,6 +73,9 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
             found.notes.append(f"{len(by_stem)} masks in {masks} have no picture, first {sorted(by_stem)[0]!r}")
     if first is None:
         raise DataError(f"{root}: no picture found; pictures end in {', '.join(PICTURE_ENDINGS)}")
+    if settings.classes is None and settings.mask_threshold is None:
+        labels = [file.path for _, entry in sorted(found.entries.items()) for file in entry.labels]
+        table = found_table(labels, table)
     return found.finish(root.resolve().name, root, "folder", table, picture_channels(first, settings.pictures))
 
 
