@@ -23,7 +23,7 @@ MAIN_VARIABLE = "SAMZOO_MAIN_PROCESS"
 """Tells the processes that Lightning starts for DDP which one started them."""
 PATIENCE = 5.0
 """Seconds. A connection that breaks is noticed before the process that broke it has ended or said why."""
-ENDED_ON_REQUEST = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM}
+ENDED_ON_REQUEST = {128 + signal.SIGINT, 128 + signal.SIGTERM}
 
 
 class Notes(Callback):
@@ -98,11 +98,12 @@ class _Family:
     def __init__(self, trainer: Trainer, notes: Path) -> None:
         self.notes, self.children = notes, []
         self.here: whereabouts.Place | None = None
-        self.ending = threading.Event()
+        self.ending, self.told = threading.Event(), threading.Lock()
         self.others = trainer.world_size - 1  # that this one can't end, but which read what it leaves
         launcher = trainer.strategy.launcher
         if trainer.world_size == 1:
             return
+        self._listen()
         if trainer.local_rank > 0:
             self.parent, self.tells = int(os.environ.get(MAIN_VARIABLE) or os.getppid()), trainer.local_rank == 1
             threading.Thread(target=self._watch_parent, daemon=True).start()
@@ -113,12 +114,39 @@ class _Family:
     def end(self, failed: str = "") -> None:
         """Nothing is watched any more, and nothing is left of it; on the way of an error, what was started is ended."""
         self.ending.set()
+        self.told.acquire()  # for ever, where another thread has begun to end all
+        if self.others or self.children:
+            signal.set_wakeup_fd(-1)
         self.here = whereabouts.here()
         if sys.exc_info()[0] is not None:
             self._kill_children()
         whereabouts.end(failed if self.others else "")
         if sys.exc_info()[0] is not None and self.children:
             whereabouts.take_last_words(self.notes)
+
+    def _end_all(self, text: str, code: int) -> None:
+        """From a thread beside the main one, which may wait for another process for ever."""
+        if not self.told.acquire(blocking=False):
+            return
+        self._kill_children()
+        if text:
+            print(f"samzoo: {text}; all processes end", file=sys.stderr, flush=True)
+        whereabouts.end()
+        whereabouts.take_last_words(self.notes)
+        _leave(code)
+
+    def _listen(self) -> None:
+        """Python heeds a signal between two steps of the main thread; this hears of it at once."""
+        if threading.current_thread() is threading.main_thread():
+            heard, told = os.pipe()
+            os.set_blocking(told, False)
+            signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+            threading.Thread(target=self._hear, args=(heard,), daemon=True).start()
+
+    def _hear(self, heard: int) -> None:
+        while number := os.read(heard, 1)[0]:
+            if number in (signal.SIGINT, signal.SIGTERM) and not self.ending.wait(PATIENCE):
+                self._end_all(f"{signal.Signals(number).name} while one process waited for another", 128 + number)
 
     def _adopt(self, launcher: Any, count: int) -> None:
         """Lightning's own observer kills this process without a word; it has nobody to observe in an empty list."""
@@ -133,17 +161,15 @@ class _Family:
 
     def _await(self, number: int, child: subprocess.Popen) -> None:
         code = child.wait()
+        code = 128 - code if code < 0 else code
         on_request = code in ENDED_ON_REQUEST
         if code == 0 or self.ending.wait(PATIENCE if on_request else 0.0):
             return
         place = whereabouts.place_of(self.notes, child.pid)
-        self._kill_children()
+        how = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
         where = f" at: {place.doing}" if place else ""
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        _say(f"process {number} of {len(self.children) + 1} {how}{where}{_HINT if code == -signal.SIGKILL else ''}")
-        whereabouts.end()
-        whereabouts.take_last_words(self.notes)
-        _leave(128 + signal.SIGTERM if on_request else 1)
+        hint = _HINT if code == 128 + signal.SIGKILL else ""
+        self._end_all(f"process {number} of {len(self.children) + 1} {how}{where}{hint}", code if on_request else 1)
 
     def _kill_children(self) -> None:
         for child in self.children:
@@ -156,12 +182,8 @@ class _Family:
             if self.ending.wait(0.5):
                 return
         place = whereabouts.place_of(self.notes, self.parent)
-        if place is None:  # it has ended as it should
-            return
-        if self.tells:
-            _say(f"{place.name} was killed at: {place.doing}{_HINT}")
-        whereabouts.end()
-        _leave(1)
+        if place is not None:  # else it has ended as it should
+            self._end_all(f"{place.name} was killed at: {place.doing}{_HINT}" if self.tells else "", 1)
 
 
 _HINT = " (the kernel does so when memory runs out: smaller batches, fewer data.num_workers)"
@@ -188,10 +210,6 @@ def _out_of_the_loader(error: SamzooError) -> SamzooError:
     if "in DataLoader worker process" not in text:
         return error
     return kind(text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2].strip())
-
-
-def _say(text: str) -> None:
-    print(f"samzoo: {text}; all processes end", file=sys.stderr, flush=True)
 
 
 def _leave(code: int) -> NoReturn:

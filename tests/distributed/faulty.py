@@ -1,0 +1,59 @@
+"""samzoo with a fault: python faulty.py FAULT RANK PLACE VERB ...
+
+Args:
+    FAULT: kill, raise, refuse (a DataError) or stall (until the test does something).
+    RANK: the process that has it.
+    PLACE: scoring (the second case of that process), training (its second batch) or loader (its second reading).
+
+The file `died` is made just before.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+FAULT, RANK, PLACE = sys.argv[1:4]
+
+
+def fail():
+    Path("died").touch()
+    if FAULT == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if FAULT == "stall":
+        time.sleep(600)
+    if FAULT == "refuse":
+        from samzoo.errors import DataError
+
+        raise DataError("labels/x.png: this file is broken")
+    raise RuntimeError("boom")
+
+
+def failing(function, place):
+    calls = 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if place == PLACE and os.environ.get("LOCAL_RANK", "0") == RANK and calls == 2:
+            fail()
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def main():
+    from samzoo.cli import main as samzoo
+    from samzoo.data.store import StoredCase
+    from samzoo.evaluation import protocol
+    from samzoo.methods import SAMMed2D
+
+    protocol.score_case = failing(protocol.score_case, "scoring")
+    SAMMed2D.training_step = failing(SAMMed2D.training_step, "training")
+    StoredCase.image = failing(StoredCase.image, "loader")
+    return samzoo(sys.argv[4:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
