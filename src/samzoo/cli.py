@@ -12,6 +12,8 @@ from samzoo import __version__, run_folder
 from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_config, read_yaml
 from samzoo.errors import ConfigError, SamzooError
 from samzoo.run_folder import Run
+from samzoo.termination import EXIT_CODE, Terminated, terminations_raised
+from samzoo.writing import DISK_FULL
 
 SETTINGS_HELP = """
 Every setting of a config can be overridden: --model.init_args.lr 1e-3, --data.batch_size 4, --trainer.max_epochs 2,
@@ -46,7 +48,10 @@ def _training_parser(verb: str, description: str) -> _Parser:
     parser.add_argument("--run", metavar="DIR", help="run folder to use" + (" or to make" if verb == "fit" else ""))
     if verb == "fit":
         parser.add_argument(
-            "--resume", action="store_true", help="continue the newest run (of --config, if given) at its last epoch"
+            "--resume",
+            action="store_true",
+            help="continue the newest run (of --config, if given) at its last epoch; with --run DIR that one, which is "
+            "begun if there is nothing yet",
         )
         parser.add_argument("--tensorboard", action="store_true", help="write a TensorBoard log as well")
     else:
@@ -74,10 +79,9 @@ def _resolve_run(options: argparse.Namespace, verb: str) -> None:
         raise UsageError(f"there is no checkpoint {ckpt}")
     options.ckpt = ckpt
     if verb == "fit":
-        if options.resume:
+        if options.resume and not (options.run_dir and run_folder.holds_nothing(Path(options.run_dir))):
             options.run = _find_run(options)
             options.ckpt = options.run.last
-            options.config = [str(options.run.config)]
         return
     if options.zero_shot:
         if ckpt:
@@ -131,13 +135,22 @@ def _train_or_score(verb: str, description: str, args: list[str]) -> None:
     for name in options.config:
         find_config(name)
     _resolve_run(options, verb)
-    if not (options.config or "model" in parts):
+    if not (options.config or "model" in parts or options.run):
         raise UsageError(f"nothing says what to {verb}: give --config NAME.yaml (see `samzoo zoo`)")
     # config files first, so that single settings win over them wherever they stand on the line
     configs = [f"--config={name}" for name in options.config]
+    whole = bool(configs or parts)
     if getattr(options, "images", None):
         settings.append(f"--data.predict_root={options.images}")
-    _lightning(verb, options, [*configs, *(f"--{p}={files.get(p, v)}" for p, v in parts.items()), *settings], files)
+    args = [*configs, *(f"--{p}={files.get(p, v)}" for p, v in parts.items()), *settings]
+    if verb == "fit" and options.run:
+        own = f"--config={options.run.config}"
+        if options.run_dir and whole:  # the command that began it; single settings alone are what is to be changed
+            options.asked, args, files = (args, frozenset(files)), [own], {}
+        else:
+            args = [own, *args[len(configs) :]]
+        options.unchanged = args == [own]
+    _lightning(verb, options, args, files)
 
 
 def _lightning(verb: str, options: argparse.Namespace, args: list[str], files: dict[str, str]) -> None:
@@ -230,6 +243,19 @@ VERBS: dict[str, tuple[Callable[[list[str]], int] | None, str]] = {
 }
 
 
+GOING_ON = {
+    "fit": "; if --run names the folder, the same command with --resume begins it or goes on",
+    "test": "; scored cases are kept: the same command again goes on",
+    "validate": "; nothing is written: give the same command again",
+    "predict": "; what is written is whole: name another --out, or remove this one",
+    "download": "; what was fetched is kept: the same command again goes on",
+    "verify": "; the data are as they were: give the same command again",
+    "prepare": "; finished cases are kept: the same command again goes on",
+    "leaderboard": "; finished cells, epochs and scored cases are kept: the same command again goes on",
+}
+"""What a command that was interrupted has kept, where it does not say more itself."""
+
+
 def _help() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
@@ -244,33 +270,50 @@ def _help() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0, 1 for a SamzooError, 2 for a wrong command line, 130 for Ctrl-C."""
+    """Run one verb.
+
+    Returns:
+        the exit code: 0, 1 for a SamzooError, 2 for a wrong command line, 130 for Ctrl-C, 143 for SIGTERM.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     verb, *rest = args or ["--help"]
     try:
-        if verb in ("-h", "--help", "help"):
-            print(_help(), flush=True)
-            return 0 if args else 2
-        if verb == "--version":
-            print(f"samzoo {__version__}")
-            return 0
-        if verb not in VERBS:
-            raise UsageError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS, ';')} Known are {', '.join(VERBS)}")
-        act, description = VERBS[verb]
-        if act is not None:
-            return act(rest) or 0
-        _train_or_score(verb, description, rest)
-        return 0
+        with terminations_raised():
+            return _main(verb, rest, bool(args))
     except SamzooError as error:
         print(f"samzoo {verb}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt as interrupt:
-        print(f"\nsamzoo {verb}: {interrupt or 'interrupted'}", file=sys.stderr)
-        return 130
+        terminated = isinstance(interrupt, Terminated)
+        word = "terminated" if terminated else "interrupted"
+        print(f"\nsamzoo {verb}: {word}{interrupt if interrupt.args else GOING_ON.get(verb, '')}", file=sys.stderr)
+        return EXIT_CODE if terminated else 130
     except SystemExit as done:  # --help
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        name = error.filename or "the disk"
+        print(f"samzoo {verb}: no space left on {name}; free some and give the same command again", file=sys.stderr)
+        return 1
+
+
+def _main(verb: str, rest: list[str], given: bool) -> int:
+    if verb in ("-h", "--help", "help"):
+        print(_help(), flush=True)
+        return 0 if given else 2
+    if verb == "--version":
+        print(f"samzoo {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise UsageError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS, ';')} Known are {', '.join(VERBS)}")
+    act, description = VERBS[verb]
+    if act is not None:
+        return act(rest) or 0
+    _train_or_score(verb, description, rest)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,17 +5,29 @@ A run is `runs/<name>/<time stamp>/`; a training has a `checkpoints` folder in i
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import shutil
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from samzoo.errors import ConfigError
-from samzoo.writing import keep_older, write_atomically
+from samzoo.writing import SUFFIX, fcntl, keep_older, sweep, write_atomically, writing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+TRAINING = "training.json"
 RESULT = "records.csv"
+UNFINISHED = ".unfinished"
+"""In a result folder: what a test has scored and not yet written, see `samzoo.evaluation.unfinished`."""
+FIT_LOCK, TEST_LOCK = ".fit.lock", ".test.lock"
+WAIT_SECONDS = 20
+"""How long a process that was told to end may take."""
 RUN_VARIABLE = "SAMZOO_RUN_FOLDER"
 RESULT_VARIABLE = "SAMZOO_RESULT_FOLDER"
 """They tell the processes that Lightning starts for DDP which folders the first one made."""
@@ -48,6 +60,14 @@ class Run:
         return path if (path := self.checkpoints / "last.ckpt").is_file() else None
 
     @property
+    def complete(self) -> bool:
+        """Whether its training has ended as its settings say."""
+        try:
+            return json.loads((self.path / TRAINING).read_text(encoding="utf-8")).get("complete") is True
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    @property
     def best(self) -> Path | None:
         """Best by validation Dice, else the last complete epoch, else what Ctrl-C left."""
         for name in ("best", "last", "interrupted"):
@@ -57,8 +77,40 @@ class Run:
 
 
 def create(name: str) -> Run:
-    """A new, empty folder `runs/<name>/<time stamp>`."""
+    """A new, empty folder `runs/<name>/<time stamp>`. Raises DataError: it can't be made."""
     return Run(_new_folder(RUNS / name))
+
+
+def new(path: str | None, name: str, test: str | None = None) -> Run:
+    """A new run, or the one of a test without training that was begun and not ended.
+
+    Args:
+        path: its folder, if the user named one.
+        name: what it is called else.
+        test: text of the settings of a test.
+
+    Raises:
+        ConfigError, DataError: see `given`.
+    """
+    if test is not None and (begun := _begun_test(Path(path) if path else RUNS / name, test)):
+        return begun
+    return given(Path(path), new=True) if path else create(name)
+
+
+def take(run: Run, first: bool = True) -> None:
+    """Make a run ready for a training by this process, the first of its kind; see `claim`.
+
+    Raises:
+        ConfigError: another process is training in it.
+        DataError: it can't be written.
+    """
+    with writing(run.checkpoints):
+        run.checkpoints.mkdir(exist_ok=True)
+    if first:
+        if not claim(run.path / FIT_LOCK, WAIT_SECONDS):
+            raise ConfigError(f"another process is training in {run.path}: wait for it, end it, or name another --run")
+        tidy(run.path)
+        sweep(run.checkpoints)
 
 
 def given(path: Path, new: bool = False) -> Run:
@@ -66,14 +118,28 @@ def given(path: Path, new: bool = False) -> Run:
 
     Raises:
         ConfigError: it must be new but is not empty, or it must be a run but holds no config.yaml.
+        DataError: it can't be made.
     """
     if new:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not holds_nothing(path):
             raise ConfigError(f"{path} exists already and is never overwritten: name a new folder, or use --resume")
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
     elif not (path / CONFIG).is_file():
         raise ConfigError(f"{path} is not a run folder: it holds no {CONFIG}{_listing()}")
     return Run(path)
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether a run can be begun in a folder: it is not there, or has nothing but what a killed beginning has left."""
+    if not path.exists():
+        return True
+    inside = path.iterdir() if path.is_dir() else [path]
+    return all(_of_no_account(p) or (p.name == CHECKPOINTS and holds_nothing(p)) for p in inside)
+
+
+def _of_no_account(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix in (SUFFIX, ".lock")
 
 
 def trainings(name: str | None = None) -> list[Run]:
@@ -100,17 +166,97 @@ def newest(name: str | None = None) -> Run:
 
 
 def result_folder(run: Run, config: str) -> Path:
-    """Where a test of this run writes: the run itself, or a new `test-<time stamp>` in it with a config of its own.
+    """Where a test of this run writes: the run itself, or a `test-<time stamp>` in it with a config of its own.
+
+    One that was begun with these settings and has no result yet is taken up again, unless another process is at it.
+    The folder is this process's until it ends.
 
     Args:
         run: what is tested.
         config: text of the settings of this test; other ones than the run's are not mixed with its own result.
+
+    Raises:
+        DataError: it can't be made.
     """
-    if not (run.path / RESULT).exists() and run.config.is_file() and run.config.read_text() == config:
-        return run.path
-    folder = _new_folder(run.path, "test-")
-    write_atomically(folder / CONFIG, lambda file: file.write(config))
+    for folder in (run.path, *sorted(run.path.glob("test-*"))):
+        tidy(folder)
+        same = _is_asked(folder, config) or (folder != run.path and holds_nothing(folder))
+        if same and not (folder / RESULT).exists() and claim(folder / TEST_LOCK):
+            break
+    else:
+        folder = _new_folder(run.path, "test-")
+        claim(folder / TEST_LOCK)
+    if not (folder / CONFIG).is_file():
+        write_atomically(folder / CONFIG, lambda file: file.write(config))
     return folder
+
+
+def drop_empty_result(run: Run, folder: Path) -> None:
+    """Remove a result folder that was made for a test which has left nothing."""
+    kept = [p for p in folder.rglob("*") if p.is_file() and p.name not in (CONFIG, TEST_LOCK)]
+    if folder != run.path and not kept:
+        shutil.rmtree(folder)
+
+
+def kept_cases(folder: Path) -> str:
+    """What a stopped test has kept in its result folder, for the user."""
+    count = len(list((folder / UNFINISHED).glob("*/*.json")))
+    return f"; {count} scored cases are kept in {folder}: the same command again goes on" if count else ""
+
+
+def _begun_test(path: Path, config: str) -> Run | None:
+    """The run in this folder, or in one inside it, that a test has begun with these settings and not ended."""
+    for folder in (path, *sorted((p for p in path.glob("*") if p.is_dir()), reverse=True)):
+        begun = (folder / UNFINISHED).is_dir() and not (folder / CHECKPOINTS).exists()
+        if begun and _is_asked(folder, config) and not (folder / RESULT).exists() and claim(folder / TEST_LOCK):
+            return Run(folder)
+    return None
+
+
+def _is_asked(folder: Path, config: str) -> bool:
+    path = folder / CONFIG
+    return path.is_file() and path.read_text(encoding="utf-8") == config
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed process has left in a run or result folder and nobody needs any more."""
+    sweep(folder)
+    if (folder / RESULT).exists() and (folder / UNFINISHED).exists() and claim(folder / TEST_LOCK):
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+_CLAIMS: dict[Path, IO] = {}
+
+
+def claim(lock: Path, wait_seconds: float = 0.0) -> bool:
+    """Whether this process may do what a lock file stands for: until it ends, no other one that asks may.
+
+    The kernel drops the claim of a process that dies; its forked children don't hold it. On file systems without locks
+    everybody may.
+
+    Raises:
+        DataError: the lock file can't be written.
+    """
+    path = lock.absolute()
+    if fcntl is None or (path in _CLAIMS and path.exists()):
+        return True
+    with writing(path):
+        file = open(path, "w")  # noqa: SIM115  held
+    last = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                break
+            if time.monotonic() > last:
+                file.close()
+                return False
+            time.sleep(0.2)
+        else:
+            break
+    _CLAIMS[path] = file
+    return True
 
 
 def _new_folder(parent: Path, prefix: str = "") -> Path:
@@ -119,11 +265,10 @@ def _new_folder(parent: Path, prefix: str = "") -> Path:
     number = 1
     while True:
         path = parent / (stamp if number == 1 else f"{stamp}-{number:02d}")
-        try:
+        with writing(path), contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-        except FileExistsError:
-            number += 1
+        number += 1
 
 
 def _listing() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -14,9 +15,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from samzoo.run_folder import Run
+from samzoo.errors import DataError
+from samzoo.run_folder import TRAINING, Run
+from samzoo.termination import Terminated, heed
 from samzoo.writing import write_atomically
 
 MONITOR = "val/dice"
@@ -67,8 +71,14 @@ class RunLog(Logger):
         if MONITOR in metrics:  # Lightning asks for `save` at every step, which would be too often
             self._write(draw=time.perf_counter() > self._draw_after)
 
+    @rank_zero_only
+    def end_epoch(self, metrics: dict[str, float], step: int) -> None:
+        """Write what is known of an epoch before its checkpoint is, after which it is not repeated."""
+        self.log_metrics(metrics, step)
+        self._write(draw=False)
+
     def _write(self, draw: bool) -> None:
-        if not self.rows or not self._started:
+        if not self.rows:
             return
         keys = ["step", "epoch", *sorted({k for row in self.rows for k in row} - {"step", "epoch"})]
 
@@ -86,7 +96,8 @@ class RunLog(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._write(draw=True)
+        with contextlib.suppress(*(() if status == "success" else (DataError,))):  # the first fault counts
+            self._write(draw=True)
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:
@@ -157,13 +168,19 @@ class TrainingRecord(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, trainer.current_epoch + 1)
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # as Lightning counts the row of the epoch
+        for log in trainer.loggers:
+            if isinstance(log, RunLog):
+                metrics = {key: float(value) for key, value in trainer.logged_metrics.items()}
+                log.end_epoch(metrics | {"epoch": trainer.current_epoch}, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, trainer.current_epoch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._since is not None:
-            self._write(trainer, trainer.current_epoch)
+            with contextlib.suppress(DataError):  # the first fault counts
+                self._write(trainer, trainer.current_epoch)
 
     def _write(self, trainer: Trainer, epochs: int) -> None:
         self._lap("train")
@@ -184,7 +201,14 @@ class TrainingRecord(Callback):
             "peak_memory_bytes": peak,
         }
         text = json.dumps(record, indent=2) + "\n"
-        write_atomically(self.run.path / "training.json", lambda file: file.write(text))
+        write_atomically(self.run.path / TRAINING, lambda file: file.write(text))
+
+
+def mark_complete(run: Run) -> None:
+    """Say in training.json that all is done and written, so that nothing is trained when the fit is given again."""
+    record = json.loads((run.path / TRAINING).read_text(encoding="utf-8")) | {"complete": True}
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(run.path / TRAINING, lambda file: file.write(text))
 
 
 def _peak_resident_bytes() -> int:
@@ -205,12 +229,42 @@ class SaveOnInterrupt(Callback):
         self.path = run.checkpoints / "interrupted.ckpt"
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0:
+        hurried = isinstance(exception, Terminated) or trainer.world_size > 1  # then other processes may be anywhere
+        if isinstance(exception, KeyboardInterrupt) and not hurried and trainer.global_step > 0:
             trainer.save_checkpoint(self.path, weights_only=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:  # a resumed run that has ended does not need it any more
             self.path.unlink(missing_ok=True)
+
+
+class EndsAtSigterm(Callback):
+    """SIGTERM ends the trainer at once. Lightning's own handler would wait for the end of a batch or of a case, and
+    with several processes for each other in the middle of whatever they do.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        heed()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all, and a full disk leaves the older one as it was.
+
+    Lightning's own go through the system's folder for temporary files, often on another disk, and all of a checkpoint
+    through memory.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises DataError: the file can't be written."""
+        write_atomically(path, lambda file: torch.save(checkpoint, file), "wb")
+
+
+def guard(trainer: Trainer) -> Trainer:
+    """Have a trainer end at SIGTERM at once and write its checkpoints whole, unless the user writes them otherwise."""
+    trainer.callbacks.insert(0, EndsAtSigterm())
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
 
 
 def training_callbacks(run: Run, validates: bool) -> list[Callback]:

@@ -107,13 +107,13 @@ def test_so_many_cases_as_asked_for_and_those_of_an_earlier_test_are_kept_aside(
     cases = [make_case("a"), make_case("b")]
     run_test(tmp_path, cases, regimes=["box_3d"], slices=1)
     assert [p.name for p in (tmp_path / "slices").iterdir()] == ["a.npz"]
-    (tmp_path / ".slices").mkdir()
-    (tmp_path / ".slices" / "left by a test that was killed.npz").touch()
+    (tmp_path / ".unfinished/of-another-test/slices").mkdir(parents=True)
+    (tmp_path / ".unfinished/of-another-test/slices/a.npz").touch()
     run_test(tmp_path, cases[1:], regimes=["box_3d"])
     assert [p.name for p in (tmp_path / "slices").iterdir()] == ["b.npz"]
     assert [p.name for p in (tmp_path / "slices-1").iterdir()] == ["a.npz"]
     run_test(tmp_path, cases, regimes=["box_3d"], slices=0)
-    assert not (tmp_path / "slices").exists() and not (tmp_path / ".slices").exists()
+    assert not (tmp_path / "slices").exists() and not (tmp_path / ".unfinished").exists()
     with pytest.raises(ConfigError, match=r"protocol.slices must be at least 0"):
         EvaluationProtocol(slices=-1)
 

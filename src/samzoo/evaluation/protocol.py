@@ -20,11 +20,13 @@ from samzoo.evaluation.published import PublishedRow, deduplicate_published, pub
 from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
 from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
-from samzoo.evaluation.slices import begin_slices, finish_slices, write_slice
+from samzoo.evaluation.slices import finish_slices, write_slice
 from samzoo.evaluation.summary import published_summary, summary
+from samzoo.evaluation.unfinished import Unfinished
 from samzoo.methods.base import Method
 from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
 from samzoo.prompts.regimes import Regime, make_regime
+from samzoo.run_folder import RESULT
 from samzoo.types import Case
 from samzoo.writing import keep_older, write_atomically
 
@@ -47,7 +49,8 @@ class EvaluationProtocol(Callback):
 
     A test writes into `trainer.default_root_dir`: records.csv, prompts.json, run.json, slices/ and, on request,
     published.csv and overlays/.
-    Files of an earlier test there are kept under another name.
+    Files of an earlier test there are kept under another name. Cases that the same test had scored when it was stopped
+    are not scored again, see `samzoo.evaluation.unfinished`.
 
     Args:
         regimes: how a test prompts; see `samzoo.prompts.REGIMES`. Those that the method can't answer are left out.
@@ -172,8 +175,10 @@ class EvaluationProtocol(Callback):
         self._prompts: dict[str, CasePrompts] = {}
         self._costs: dict[str, Cost] = {}
         self._flops: dict[str, int] | None = None
-        if trainer.is_global_zero:
-            begin_slices(Path(trainer.default_root_dir))
+        self._folder = Path(gather(trainer.default_root_dir)[0])
+        self._unfinished = Unfinished(self._folder, self._signed(trainer, pl_module), pl_module)
+        if trainer.is_global_zero and (count := self._unfinished.begin()):
+            rank_zero_info(f"protocol: {count} cases were scored before this test was stopped and are not scored again")
         trainer.strategy.barrier()
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -185,17 +190,13 @@ class EvaluationProtocol(Callback):
             with trainer.precision_plugin.forward_context():
                 self._flops = count_flops(pl_module, batch)
         position = batch_idx * trainer.world_size + trainer.global_rank
-        result = self._score(trainer, pl_module, batch, slices=position < self.slices)
-        if result.slice:
-            write_slice(Path(trainer.default_root_dir), result.slice)
+        result = self._unfinished.kept(batch.id, slices=position < self.slices)
+        if result is None:
+            result = self._score_test(trainer, pl_module, batch, position)
         self._records += result.records
         self._published += result.published
         self._prompts[batch.id] = result.prompts
         self._costs[batch.id] = result.cost
-        if position < self.overlays:
-            for regime, labels in result.label_maps.items():
-                path = Path(trainer.default_root_dir) / "overlays" / f"{file_name(batch.id)}_{regime}.png"
-                save_overlay(path, batch, labels, result.own_points)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         peak = max(gather(peak_memory_bytes(pl_module.device)))
@@ -209,7 +210,7 @@ class EvaluationProtocol(Callback):
                 pl_module.log(f"test/dice/{name}", value, batch_size=1)
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir)
+        folder = self._folder
         names = self._settings.class_names
         info = run_info(trainer, pl_module) | {
             "protocol": self._described(),
@@ -219,18 +220,47 @@ class EvaluationProtocol(Callback):
         }
         if published:
             info["published"] = published_means(published)
-        for name in ("records.csv", "published.csv", "prompts.json", "run.json"):
-            keep_older(folder / name)
-        finish_slices(folder)
+        if (folder / RESULT).exists():  # the last that is written, so that without it the others are none of a result
+            for name in ("published.csv", "prompts.json", "run.json", RESULT):
+                keep_older(folder / name)
+        finish_slices(self._unfinished.folder, folder)
         write_atomically(folder / "prompts.json", lambda f: f.write(dump_prompts(prompts, names)))
         write_atomically(folder / "run.json", lambda f: f.write(json.dumps(info, indent=1, default=str) + "\n"))
-        write_records(folder / "records.csv", records)
-        print(summary(records), flush=True)
         if published:
             write_published(folder / "published.csv", published)
+        write_records(folder / RESULT, records)
+        self._unfinished.end()
+        print(summary(records), flush=True)
+        if published:
             print(published_summary(info["published"]), flush=True)
         elif self.published:
             rank_zero_info(f"protocol: {pl_module.spec.name} has no published way of scoring; nothing is added")
+
+    def _score_test(self, trainer: Trainer, method: Method, case: Case, position: int) -> CaseResult:
+        """Score a case, and keep what came out: its pictures first, as without its scores they count for nothing."""
+        result = self._score(trainer, method, case, slices=position < self.slices)
+        if result.slice:
+            write_slice(self._unfinished.folder, result.slice)
+        if position < self.overlays:
+            for regime, labels in result.label_maps.items():
+                path = self._folder / "overlays" / f"{file_name(case.id)}_{regime}.png"
+                save_overlay(path, case, labels, result.own_points)
+        self._unfinished.keep(result)
+        return result
+
+    def _signed(self, trainer: Trainer, method: Method) -> dict[str, Any]:
+        """What scores depend on, beside the weights."""
+        config = self._folder / "config.yaml"
+        described = {key: value for key, value in self._described().items() if key != "prompts_file"}
+        return {
+            "config": config.read_text(encoding="utf-8") if config.is_file() else None,
+            "protocol": described,
+            "cases": getattr(trainer.datamodule, "signature", None),
+            "classes": self._settings.class_names,
+            "chunks": [self.inference.encode_chunk, self.inference.decode_chunk],
+            "pictures": [self.published, self.slices, self.overlays],
+            "device": [method.device.type, str(trainer.precision)],
+        }
 
     # --- helpers -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +15,10 @@ import numpy as np
 
 from samzoo.evaluation.records import file_name
 from samzoo.types import IGNORE, Case
-from samzoo.writing import keep_older, write_atomically
+from samzoo.writing import keep_older, write_atomically, writing
 
 MAX_SIDE = 384
-FOLDER, UNFINISHED = "slices", ".slices"
+FOLDER = "slices"
 
 
 class CaseSlice:
@@ -73,23 +72,27 @@ def telling_slice(counts: np.ndarray) -> int:
     return int(np.lexsort((-voxels, -classes))[0])
 
 
-def begin_slices(run: Path) -> None:
-    """Forget what a test that never ended has left."""
-    shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+def slice_path(folder: Path, case_id: str) -> Path:
+    """Of one case, in the folder of a run or of an unfinished test."""
+    return folder / FOLDER / f"{file_name(case_id)}.npz"
 
 
-def write_slice(run: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the slice of one case; it is seen under its name once the test has ended.
+def write_slice(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the slice of one case.
+
+    Args:
+        folder: of the unfinished test.
 
     Raises:
         DataError: the file can't be written.
     """
-    path = run / UNFINISHED / f"{file_name(str(arrays['case_id']))}.npz"
+    path = slice_path(folder, str(arrays["case_id"]))
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays), "wb")
 
 
-def finish_slices(run: Path) -> None:
+def finish_slices(unfinished: Path, run: Path) -> None:
     """Put the slices of all cases into their place; those of an earlier test are kept under another name."""
     keep_older(run / FOLDER)
-    if (run / UNFINISHED).is_dir():
-        os.replace(run / UNFINISHED, run / FOLDER)
+    if (unfinished / FOLDER).is_dir():
+        with writing(run / FOLDER):
+            os.replace(unfinished / FOLDER, run / FOLDER)
