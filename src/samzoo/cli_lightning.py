@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import shutil
 import sys
 import warnings
 from argparse import Namespace as Options
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -26,13 +23,15 @@ from tqdm import tqdm
 
 from samzoo import run_folder
 from samzoo.batch_size import find_batch_size
+from samzoo.cli_checkpoint import check_checkpoint, checkpoint_errors, load_weights_of
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
+from samzoo.cli_found import describe
 from samzoo.cli_parser import ConfigFile, Line, Parser
 from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import Fingerprint, measure
 from samzoo.data.restore import write_label
-from samzoo.errors import ConfigError, SamzooError, WeightsError
+from samzoo.errors import ConfigError, SamzooError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
 from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
 from samzoo.methods.base import Method
@@ -40,38 +39,6 @@ from samzoo.processes import Notes, together
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, guard, mark_complete, training_callbacks
 from samzoo.writing import write_atomically
-
-
-def check_checkpoint(path: Path) -> None:
-    """Before anything is built: whether a file is a checkpoint of plain tensors and numbers.
-
-    Raises:
-        WeightsError: it is damaged, holds code, or is something else.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is not loaded: it is damaged, no checkpoint, or holds Python objects that could run code; only "
-            "plain tensors and numbers are accepted"
-        ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise WeightsError(f"{path} is not a checkpoint of samzoo: it holds no state_dict")
-
-
-@contextmanager
-def checkpoint_errors(path: Path | None) -> Iterator[None]:
-    """What torch says of a checkpoint that does not fit, for people."""
-    try:
-        yield
-    except RuntimeError as error:
-        if path is None or "loading state_dict" not in str(error):
-            raise
-        lines = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise WeightsError(
-            f"{path} does not fit the model that the config describes (other method, architecture or image size?): "
-            f"{lines[:600]}"
-        ) from error
 
 
 class SamzooCLI(LightningCLI):
@@ -177,6 +144,7 @@ class SamzooCLI(LightningCLI):
         run_folder.take(self.run, first=_rank() == 0)
         if _rank() == 0:
             run_folder.write_beside(self.run.config, self._config_text())
+            describe(self.run.path, self.datamodule, self.model)
         validates = settings.limit_val_batches != 0 and bool(self.datamodule.entries("val"))
         self.trainer_defaults["callbacks"] = training_callbacks(self.run, validates)
         loggers = [RunLog(self.run.path), *self._tensorboard()]
@@ -198,6 +166,7 @@ class SamzooCLI(LightningCLI):
         os.environ[run_folder.RUN_VARIABLE] = str(run.path.absolute())
         if self.subcommand != "fit":
             run_folder.write_beside(run.config, self._config_text())
+            describe(run.path, self.datamodule, self.model)
         return run
 
     def _result_folder(self) -> Path:
@@ -346,13 +315,6 @@ def tell_seen(model: Method, datamodule: SamzooDataModule) -> None:
             file=sys.stderr,
             flush=True,
         )
-
-
-def load_weights_of(model: Method, path: Path) -> None:
-    """Put a checkpoint's weights into the model, as the trainer does before a test."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    model.on_load_checkpoint(checkpoint)
-    model.load_state_dict(checkpoint["state_dict"])
 
 
 def prepare(config: str, part: bool) -> None:
