@@ -1,8 +1,9 @@
-"""JSON and YAML of other people: what is ambiguous, endless or no plain data is refused. No torch."""
+"""Texts of other people: JSON and YAML that are ambiguous, endless or no plain data are refused. No torch."""
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any
 
 import yaml
@@ -82,3 +83,14 @@ def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> in
         if known[id(node)] > MAX_NODES:
             raise yaml.YAMLError(f"its aliases stand for more than {MAX_NODES} values")
     return known[id(node)]
+
+
+def printable(text: str) -> str:
+    """A text in which line breaks, control characters, those that turn the direction, and stray bytes are escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()

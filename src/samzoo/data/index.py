@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from samzoo.data.read_settings import ReadSettings
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import config_folders
 from samzoo.reading import load_json
@@ -119,29 +120,6 @@ class DatasetIndex:
 
     def of(self, split: Split) -> tuple[CaseEntry, ...]:
         return tuple(e for e in self.entries if e.split == split)
-
-
-@dataclass(frozen=True)
-class ReadSettings:
-    """What a reader may need to be told; every field is an argument of the data module of the same name."""
-
-    layout: str = "auto"
-    name: str | None = None
-    classes: dict[str, int | list[int]] | None = None
-    patient_pattern: str | None = None
-    include: str | None = None
-    fold: int = 0
-    splits_file: str | None = None
-    validation_as: Literal["val", "test"] = "val"
-    pictures: Literal["auto", "grey", "rgb"] = "auto"
-    mask_suffix: str = ""
-    mask_threshold: int | None = None
-    class_pattern: str | None = None
-
-    @classmethod
-    def pick(cls, settings: Mapping[str, Any]) -> ReadSettings:
-        """The reader's part of a data set's YAML; other keys belong to the data module and are left alone."""
-        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
 
 
 @dataclass
@@ -378,6 +356,13 @@ def require(content: Mapping[str, Any], key: str, file: Path, example: str) -> A
     if key not in content:
         raise DataError(f"{file} has no key {key!r}; expected for example {example}")
     return content[key]
+
+
+def channel_names(content: Mapping[str, Any], key: str, file: Path) -> list[str]:
+    """Channels of dataset.json in the order of their numbers. Raises DataError: no number, or no name."""
+    if not all(k.isdecimal() and isinstance(name, str) for k, name in content.items()):
+        raise DataError(f'{file}: {key} must name channels by number, such as {{"0": "CT"}}, not {str(content)[:80]}')
+    return [content[k] for k in sorted(content, key=int)]
 
 
 def stem(path: Path) -> str:

@@ -94,4 +94,4 @@ def limit_cases(index: DatasetIndex, most: int | None, seed: int) -> DatasetInde
 
 
 def _rank(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).hexdigest()

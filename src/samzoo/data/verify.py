@@ -17,16 +17,27 @@ from tqdm import tqdm
 from samzoo.data import archives
 from samzoo.data.axes import Axes, axis_order
 from samzoo.data.decode import DecodeSettings, Loaded, load
-from samzoo.data.index import CaseEntry, DatasetIndex, ReadSettings
+from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.overlays import save_overlay
+from samzoo.data.read_settings import ReadSettings, check_setting
 from samzoo.data.readers import read_index
 from samzoo.data.splits import assign_splits
 from samzoo.errors import SamzooError
 from samzoo.paths import find_root
+from samzoo.reading import printable
 from samzoo.writing import write_atomically
 
 MAX_ANISOTROPY = 2.0
 SPACING_RANGE_MM = (0.01, 20.0)
+
+SETTINGS = {
+    **dict.fromkeys(("val_fraction", "test_fraction"), float),
+    **dict.fromkeys(("fold", "seed", "slice_axis"), int),
+    "folds": int | None,
+    "source": str | None,
+    "canonical": bool,
+}
+"""Of the data module, beside `ReadSettings`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class Report:
             lines.append(f"  shapes {_span(shapes)}, spacing {_span(spacings)} mm")
         lines += [f"  {f.level}: {f'case {f.case}: ' if f.case else ''}{f.message}" for f in self.findings]
         lines.append(f"  {'ok' if self.ok else 'NOT USABLE'}: {len(self.errors)} errors, {len(self.warnings)} warnings")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all. Raises DataError: it can't be written."""
@@ -127,6 +138,9 @@ def verify(
     settings = settings or {}
     result = Report(str(root))
     try:
+        for name, kind in SETTINGS.items():
+            if name in settings:
+                check_setting(name, settings[name], kind)
         folder = find_root(str(root), settings.get("source"), archives.command(str(root)))
         index = read_index(folder, ReadSettings.pick(settings))
         fractions = settings.get("val_fraction", 0.15), settings.get("test_fraction", 0.2)
@@ -149,7 +163,8 @@ def _verify_index(
     for note in index.notes:
         result.warn(note)
     decoding = DecodeSettings(slice_axis=settings.get("slice_axis", 2), canonical=settings.get("canonical", False))
-    for entry in tqdm(index.entries, desc=f"verifying {index.name}", unit="case", disable=not progress, leave=False):
+    shown = f"verifying {printable(index.name)}"
+    for entry in tqdm(index.entries, desc=shown, unit="case", disable=not progress, leave=False):
         try:
             loaded = load(entry, index, settings.get("pictures", "auto"))
         except SamzooError as error:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from samzoo.data.files import exists
 from samzoo.data.index import (
     Collector,
     DatasetIndex,
     LabelFile,
     ReadSettings,
     Split,
+    channel_names,
     choose_classes,
     class_table,
     read_json,
@@ -41,21 +43,24 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
     modality = content.get("modality") or content.get("channel_names")
     if not isinstance(modality, dict):
         raise DataError(f'{file} has no key \'modality\'; expected for example "modality": {{"0": "CT"}}')
+    channels = channel_names(modality, "modality", file)
     table = choose_classes(class_table(_values(names, file), str(file)), settings)
 
     found = Collector(settings)
-    validation = content.get("validation") or []
+    validation, test = content.get("validation") or [], content.get("test") or []
+    for key, items in (("training", training), ("validation", validation), ("test", test)):
+        if not isinstance(items, list):
+            raise DataError(f"{file}: {key} must be a list of files, not {str(items)[:80]!r}")
     for item in training:
         _add(found, root, file, item, "train" if validation else None)
     for item in validation:
         _add(found, root, file, item, settings.validation_as)
-    for item in content.get("test") or []:
+    for item in test:
         _add(found, root, file, item, "test")
 
     for key, items in (("numTraining", training), ("numValidation", validation)):
         if key in content and content[key] != len(items):
             found.notes.append(f"dataset.json says {key} {content[key]}, but lists {len(items)}")
-    channels = [str(modality[k]) for k in sorted(modality, key=int)]
     return found.finish(content.get("name") or root.resolve().name, root, "msd", table, channels)
 
 
@@ -71,11 +76,15 @@ def _values(names: Any, file: Path) -> dict[str, int]:
 
 def _add(found: Collector, root: Path, file: Path, item: Any, split: Split | None) -> None:
     item = {"image": item} if isinstance(item, str) else item
-    if not isinstance(item, dict) or not isinstance(item.get("image"), str):
-        raise DataError(f"{file}: expected an image name or an object with image and label, found {item!r}")
+    if (
+        not isinstance(item, dict)
+        or not isinstance(item.get("image"), str)
+        or not isinstance(item.get("label"), str | None)
+    ):
+        raise DataError(f"{file}: expected an image name or an object with image and label, found {str(item)[:80]!r}")
     image, label = root / item["image"], item.get("label")
     # Hidden test labels are often listed though they are not in the archive.
-    labelled = label is not None and (split != "test" or (root / label).is_file())
+    labelled = label is not None and (split != "test" or exists(root / label))
     if not labelled and split != "test":
         raise DataError(f"{file}: {item['image']} is listed for training or validation without a label")
     labels = [LabelFile(root / label)] if labelled else []

@@ -15,6 +15,7 @@ from samzoo.data.index import (
     DatasetIndex,
     LabelFile,
     ReadSettings,
+    channel_names,
     choose_classes,
     class_table,
     list_files,
@@ -43,6 +44,7 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
         raise DataError(f"{file}: file_ending {ending!r} can't be read; samzoo reads {', '.join(ENDINGS)}")
     if not isinstance(channels, dict) or not isinstance(labels, dict):
         raise DataError(f"{file}: channel_names and labels must be objects")
+    names = channel_names(channels, "channel_names", file)
     table = choose_classes(class_table(labels, str(file)), settings)
 
     found = Collector(settings)
@@ -58,7 +60,7 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
         if len(entry.images) not in (1, len(channels)):
             raise DataError(
                 f"{root}: case {entry.id!r} has {len(entry.images)} image files, but dataset.json names "
-                f"{len(channels)} channels ({', '.join(channels.values())}); expected {entry.id}_0000{ending} to "
+                f"{len(channels)} channels ({', '.join(names)}); expected {entry.id}_0000{ending} to "
                 f"{entry.id}_{len(channels) - 1:04d}{ending}"
             )
     if settings.include is None:
@@ -68,7 +70,6 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
         if content.get("numTraining") not in (None, len(training)):
             found.notes.append(f"dataset.json says numTraining {content['numTraining']}, found {len(training)} cases")
     name = content.get("name") or root.resolve().name
-    names = [str(channels[k]) for k in sorted(channels, key=int)]
     own_splits = root / "splits_final.json"
     return found.finish(name, root, "nnunet", table, names, own_splits if own_splits.is_file() else None)
 
