@@ -1,9 +1,10 @@
 """samzoo with a fault: python faulty.py FAULT RANK PLACE VERB ...
 
 Args:
-    FAULT: kill, raise, refuse (a DataError) or stall (until the test does something).
+    FAULT: kill, raise, refuse (a DataError), stall (until the test does something) or preempt (SIGUSR1, and on).
     RANK: the process that has it.
-    PLACE: scoring (the second case of that process), training (its second batch) or loader (its second reading).
+    PLACE: scoring (the second case of that process), training (its second batch) or loader (its second reading);
+        training:6 is the sixth.
 
 The file `died` is made just before.
 """
@@ -15,12 +16,15 @@ import time
 from pathlib import Path
 
 FAULT, RANK, PLACE = sys.argv[1:4]
+PLACE, _, COUNT = PLACE.partition(":")
 
 
 def fail():
     Path("died").touch()
     if FAULT == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if FAULT == "preempt":
+        return os.kill(os.getpid(), signal.SIGUSR1)
     if FAULT == "stall":
         time.sleep(600)
     if FAULT == "refuse":
@@ -36,7 +40,7 @@ def failing(function, place):
     def wrapped(*args, **kwargs):
         nonlocal calls
         calls += 1
-        if place == PLACE and os.environ.get("LOCAL_RANK", "0") == RANK and calls == 2:
+        if place == PLACE and os.environ.get("LOCAL_RANK", "0") == RANK and calls == int(COUNT or 2):
             fail()
         return function(*args, **kwargs)
 
