@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from samzoo import __version__, run_folder
 from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_config, read_yaml
 from samzoo.errors import ConfigError, SamzooError
 from samzoo.run_folder import Run
-from samzoo.termination import EXIT_CODE, Terminated, terminations_raised
+from samzoo.termination import END_WITH_PARENT, EXIT_CODE, Terminated, end_with_parent, terminations_raised
 from samzoo.writing import DISK_FULL
 
 SETTINGS_HELP = """
@@ -279,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *rest = args or ["--help"]
     try:
         with terminations_raised():
+            if os.environ.pop(END_WITH_PARENT, None):
+                end_with_parent()
             return _main(verb, rest, bool(args))
     except SamzooError as error:
         print(f"samzoo {verb}: {error}", file=sys.stderr)

@@ -25,13 +25,14 @@ from filelock import FileLock, Timeout
 from samzoo.cli_suite import Job, commands
 from samzoo.errors import SamzooError
 from samzoo.evaluation.records import aggregate, read_records
-from samzoo.writing import write_atomically
+from samzoo.termination import END_WITH_PARENT, Terminated
+from samzoo.writing import write_atomically, writing
 
 COMMAND = (sys.executable, "-m", "samzoo.cli")
 TIMES = "times.json"
 BESIDE = "SAMZOO_SIDE_BY_SIDE"
-GRACE_SECONDS = 60
-"""How long a fit may take to keep its state after Ctrl-C."""
+GRACE_SECONDS = {signal.SIGINT: 60, signal.SIGTERM: 10}
+"""How long a cell may take to end: to keep its state after Ctrl-C, or in a hurry."""
 
 
 class JobInterruptedError(Exception):
@@ -53,17 +54,17 @@ class Children:
         Raises:
             JobInterruptedError: `stop` was called.
         """
-        with open(log, "a", encoding="utf-8") as file:
+        with writing(log), open(log, "a", encoding="utf-8") as file:
             print(f"$ samzoo {shlex.join(command)}", file=file, flush=True)
             with self._lock:
                 if self._stopping:
                     raise JobInterruptedError
                 process = subprocess.Popen(
                     [*COMMAND, *command],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,  # closed when this process dies, however it does: see `end_with_parent`
                     stdout=file if prefix is None else subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+                    env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", END_WITH_PARENT: "1"},
                     process_group=0,
                     encoding="utf-8",
                     errors="replace",
@@ -74,7 +75,10 @@ class Children:
                     file.write(line)
                     print(prefix + line, end="", flush=True)
                 code = process.wait()
-            except BaseException:  # Ctrl-C, or a cluster whose time is over
+            except Terminated:  # a cluster whose time is over
+                self.stop(signal.SIGTERM)
+                raise
+            except BaseException:
                 self.stop()
                 raise
         with self._lock:
@@ -83,14 +87,15 @@ class Children:
                 raise JobInterruptedError
         return code
 
-    def stop(self) -> None:
-        """Ctrl-C for each, as often as the user asks; after a while there is no more asking."""
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Ctrl-C or SIGTERM for each, as often as the user asks; after a while there is no more asking."""
         with self._lock:
             self._stopping, running = True, [*self._running]
-        _signal(running, signal.SIGINT)
+        _signal(running, number)
+        last = time.monotonic() + GRACE_SECONDS[number]
         try:
             for process in running:
-                process.wait(GRACE_SECONDS)
+                process.wait(max(0, last - time.monotonic()))
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             _signal(running, signal.SIGKILL)
 
@@ -186,29 +191,30 @@ def run_here(
         finally:
             slots.put(environment)
 
-    with _terminations_as_interrupts(), ThreadPoolExecutor(workers) as pool:
+    with _hangups_as_interrupts(), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, job) for job in todo]
         try:
             for future in as_completed(futures):
                 future.result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            children.stop()
+            children.stop(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
             raise
     return failures
 
 
 @contextmanager
-def _terminations_as_interrupts() -> Iterator[None]:
-    """A closed terminal and `kill` stop the children as Ctrl-C does, instead of leaving them behind."""
+def _hangups_as_interrupts() -> Iterator[None]:
+    """A closed terminal stops the children as Ctrl-C does, instead of leaving them behind."""
     main = threading.current_thread() is threading.main_thread()
-    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is not signal.SIG_IGN]  # nohup
-    kept = {n: signal.signal(n, signal.default_int_handler) for n in heeded}
+    if not main or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        yield
+        return
+    kept = signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGHUP, kept)
 
 
 def main_score(folder: Path) -> str:

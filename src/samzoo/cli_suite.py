@@ -15,14 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from samzoo import __version__
 from samzoo.cli_config import PARTS, SUFFIXES, UsageError, find_config, read_config, read_yaml
 from samzoo.errors import ConfigError
 from samzoo.leaderboard.suite import Cell, Suite
 from samzoo.paths import config_folders
-from samzoo.run_folder import Run
+from samzoo.reading import load_yaml
+from samzoo.run_folder import Run, tidy
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
@@ -76,7 +75,11 @@ def jobs(suite: Suite) -> list[Job]:
             folder = suite.runs / f"{cell.name}-{signature(cell)}"
         except (UsageError, OSError) as error:
             raise ConfigError(f"{suite.path}: cell {cell.name!r}: {error}") from error
-        found += [Job(cell, s, Path(f"{folder}-seed{s}") if s else folder) for s in cell.seeds or (None,)]
+        own = [Job(cell, s, Path(f"{folder}-seed{s}") if s else folder) for s in cell.seeds or (None,)]
+        for job in own:
+            if job.complete:  # its test may have been killed after its last word
+                tidy(job.folder)
+        found += own
     return found
 
 
@@ -118,8 +121,8 @@ def _options(settings: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _parsed(value: str) -> Any:
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return load_yaml(value)
+    except ValueError:
         return value
 
 

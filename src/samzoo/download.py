@@ -94,6 +94,8 @@ def _transfer(url: str, part: Path) -> None:
         total = start + int(length) if length else None
         etag = response.headers.get("ETag", "")
         mark = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+        if not start:  # what is there is of another version: it must not outlive that version's mark
+            part.unlink(missing_ok=True)
         version.write_text(mark) if mark else version.unlink(missing_ok=True)
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
         with open(part, "ab" if start else "wb") as out, bar:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
+END_WITH_PARENT = "SAMZOO_END_WITH_PARENT"
+"""Set for the commands that `samzoo leaderboard` starts."""
 EXIT_CODE = 128 + signal.SIGTERM
 
 
@@ -32,6 +35,18 @@ def heed() -> None:
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _raise)
+
+
+def end_with_parent() -> None:
+    """Have this process get SIGTERM when the one that holds the other end of its standard input is gone."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

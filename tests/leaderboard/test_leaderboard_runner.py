@@ -38,6 +38,7 @@ if kind == "killed":
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").touch()
 if words[0] == "fit" and kind == "slow" and "--resume" not in words:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         (folder / "begun").touch()
         time.sleep(30)
@@ -169,16 +170,15 @@ def test_the_board_names_no_folder_of_this_machine(work, board, capfd):
 def test_a_closed_terminal_is_nothing_to_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli_runner._terminations_as_interrupts():
+        with cli_runner._hangups_as_interrupts():
             os.kill(os.getpid(), signal.SIGHUP)
-            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_lets_what_runs_keep_its_state(work, board, capfd, number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_lets_what_runs_keep_its_state(work, board, capfd, number, code):
     good, slow, _ = suite("good", "slow", "later")
 
     def interrupt():
@@ -188,7 +188,7 @@ def test_ctrl_c_lets_what_runs_keep_its_state(work, board, capfd, number):
 
     threading.Thread(target=interrupt, daemon=True).start()
     handler = signal.getsignal(signal.SIGTERM)
-    assert leaderboard("--fit") == 130
+    assert leaderboard("--fit") == code
     assert signal.getsignal(signal.SIGTERM) is handler
     assert (slow.folder / "kept").exists() and good.complete and not slow.failure.exists()
     out = capfd.readouterr().out

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from samzoo.errors import DataError
+from samzoo.writing import DISK_FULL
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BUILDING = ".building-"
+"""What names of unfinished folders begin with."""
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -32,6 +36,20 @@ def disk_errors(folder: Path, remedy: str = "name another folder") -> Iterator[N
         if error.errno in NOT_ALLOWED:
             raise DataError(f"{folder} can't be written ({error.strerror}); {remedy}") from None
         raise
+
+
+def sweep_building(folder: Path) -> None:
+    """Remove unfinished folders that killed processes have left; to be called by whoever holds the lock."""
+    for leftover in folder.glob(f"{BUILDING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that is no longer needed. Killed in between, no part of it is left under its name."""
+    with contextlib.suppress(OSError):
+        unfinished = tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent)
+        os.replace(folder, unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from samzoo.data.augment import Augment, view_key
-from samzoo.data.disk import disk_errors, locked
+from samzoo.data.disk import BUILDING, discard, disk_errors, locked, sweep_building
 from samzoo.data.index import CaseEntry
 from samzoo.data.store import REMEDY, Store, StoredCase, digest, slug
 from samzoo.errors import ConfigError, DataError
@@ -223,8 +223,7 @@ class FeatureCache:
         with disk_errors(self.folder, REMEDY):
             folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", REMEDY), disk_errors(self.folder, REMEDY), precision():
-            for leftover in folder.glob(".building-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            sweep_building(folder)
             for view in views:
                 if self._view_folder(entry, view).is_dir():  # another run was quicker
                     bar.update(case.shape[0])
@@ -232,11 +231,11 @@ class FeatureCache:
                     self._build_view(method, entry, case, view, bar)
         for old in self.folder.glob(f"{folder.name.rpartition('-')[0]}-*"):
             if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
+                discard(old)
 
     def _build_view(self, method: FeatureSource, entry: CaseEntry, case: StoredCase, view: int, bar: tqdm) -> None:
         target = self._view_folder(entry, view)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+        building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=target.parent))
         depth = case.shape[0]
         try:
             with ExitStack() as files:

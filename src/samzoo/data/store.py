@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Decoded, DecodeSettings, decode
-from samzoo.data.disk import disk_errors, locked
+from samzoo.data.disk import BUILDING, discard, disk_errors, locked, sweep_building
 from samzoo.data.index import CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import DataError
 from samzoo.paths import samzoo_home
@@ -106,8 +106,7 @@ class Store:
         with disk_errors(self.folder, REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / "lock", REMEDY):
-            for leftover in self.folder.glob(".building-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            sweep_building(self.folder)
             missing = [i for i, f in folders.items() if not f.is_dir()]
             bar = tqdm(missing, desc=f"decoding {self.index.name}", unit="case", disable=not progress or not missing)
             for case_id in bar:
@@ -116,7 +115,7 @@ class Store:
     def _build_case(self, entry: CaseEntry, target: Path) -> None:
         decoded = decode(entry, self.index, self.settings)
         with disk_errors(self.folder, REMEDY):
-            building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+            building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=self.folder))
             try:
                 self._write(building, entry, decoded)
                 os.replace(building, target)
@@ -125,7 +124,7 @@ class Store:
                 raise
         for old in self.folder.glob(f"{_folder_stem(entry.id)}-*"):
             if old != target:
-                shutil.rmtree(old, ignore_errors=True)
+                discard(old)
 
     def _write(self, folder: Path, entry: CaseEntry, decoded: Decoded) -> None:
         save_array(folder / "image.npy", decoded.image.astype(self.dtype))
