@@ -35,6 +35,7 @@ from samzoo.errors import ConfigError, SamzooError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
 from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
 from samzoo.methods.base import Method
+from samzoo.preemption import heed_preemption
 from samzoo.processes import Notes, together
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, guard, mark_complete, training_callbacks
@@ -352,6 +353,7 @@ def run(options: Options, args: list[str], replaced: frozenset[str]) -> None:
         warnings.filterwarnings("ignore", message=noise)
     if options.ckpt:
         check_checkpoint(options.ckpt)
+    heed_preemption(first=_rank() == 0)
     try:
         SamzooCLI(options, args, replaced)
     except Exception as error:
