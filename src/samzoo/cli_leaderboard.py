@@ -9,24 +9,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from samzoo.cli_config import UsageError
+from samzoo.cli_config import PARTS, UsageError, find_config
 from samzoo.cli_runner import run_here, visible_gpus
 from samzoo.cli_suite import Job, jobs
 from samzoo.errors import SamzooError
 from samzoo.leaderboard.board import Missing, TestedRun
-from samzoo.leaderboard.suite import read_suite
+from samzoo.leaderboard.suite import Suite, read_suite
+from samzoo.paths import find_root
+
+SUITE = "leaderboard/suite.yaml"
+OWN_SUITE = "own_tiny.yaml"
 
 
 def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     if args[:1] == ["merge"]:
         return _merge(parser, args[1:])
     parser.epilog = "samzoo leaderboard merge OUT RUN_FOLDER ...   puts runs of other groups on one board (--help)"
-    parser.add_argument("--suite", default="leaderboard/suite.yaml", metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--suite", metavar="FILE", help=f"default: {SUITE}; with --root {OWN_SUITE}, which comes with samzoo"
+    )
+    parser.add_argument("--root", metavar="DIR", help="a data set of your own, for all cells: all methods on it")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="of training for each cell, at most; validations count"
+    )
     parser.add_argument("--fit", action="store_true", help="fit and test the cells that have no result yet")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="where to write the board (default: beside suite.yaml, for NAME.yaml in the folder NAME beside it)",
+        help="where to write the board (default: beside suite.yaml, for NAME.yaml in the folder NAME beside it; with "
+        "--root in leaderboard/ROOT's name)",
     )
     parser.add_argument("--verbose", action="store_true", help="show all that the cells say, which their logs keep")
     parser.add_argument(
@@ -49,18 +60,17 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     parser.add_argument(
         "--wait", action="store_true", help="with --launcher slurm: write the board once all have ended"
     )
-    options = parser.parse_args(args)
+    options, settings = parser.parse_known_args(args)
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("--jobs must be at least 1")
     if options.slurm and options.launcher != "slurm":
         raise UsageError("--slurm belongs to --launcher slurm")
-    suite = read_suite(Path(options.suite))
+    suite = _suite(options, _settings(settings))
     todo = jobs(suite)
     failures = _run(todo, suite.runs, options) if options.fit else {}
     runs, missing = load([(j.cell.name, j.seed, j.folder) for j in todo if j.complete])
     missing += [Missing(job.name, job.why_missing()) for job in todo if not job.complete]
-    own = suite.path.parent if suite.path.name == "suite.yaml" else suite.path.with_suffix("")
-    out = Path(options.out) if options.out else own
+    out = _out(suite.path, options)
     write(out, runs, missing, suite.runs)
     print(f"{out / 'leaderboard.md'}: {len(runs)} of {len(todo)} cells", flush=True)
     for lost in missing:
@@ -71,6 +81,51 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
             "\n".join([f"{len(failures)} of {len(todo)} cells failed; the next call tries again", *lines])
         )
     return 0
+
+
+def _settings(words: Sequence[str]) -> list[str]:
+    """What is left of the command line: settings of fit and test, as `--name=value`."""
+    found: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            found.append(word)
+        elif found and "=" not in found[-1]:
+            found[-1] += f"={word}"
+        else:
+            raise UsageError(f"what is {word!r}? (see `samzoo leaderboard --help`)")
+    for word in found:
+        if word.removeprefix("--").split("=")[0].split(".")[0] not in PARTS or "=" not in word:
+            raise UsageError(f"there is no option {word.split('=')[0]} (see `samzoo leaderboard --help`)")
+    return found
+
+
+def _suite(options: argparse.Namespace, settings: Sequence[str]) -> Suite:
+    """The suite with what the command line says of all its cells."""
+    if options.minutes is not None and not options.minutes > 0:
+        raise UsageError("--minutes must be more than 0")
+    given = options.suite or (OWN_SUITE if options.root else SUITE)
+    path = Path(given)
+    suite = read_suite(find_config(given, "suites") if options.root and not path.is_file() else path)
+    common, trained = list(settings), []
+    if options.root:
+        root = find_root(options.root).absolute()
+        common = [f"--data.root={root}", *settings]
+        suite = replace(suite, runs=_out(suite.path, options) / "runs")
+    if options.minutes is not None:
+        hours, minutes = divmod(options.minutes, 60)
+        days, hours = divmod(int(hours), 24)
+        trained = [f"--trainer.max_time={days:02d}:{hours:02d}:{int(minutes):02d}:{round(minutes % 1 * 60) % 60:02d}"]
+    cells = [replace(c, settings=(*c.settings, *common, *(trained if c.fit else ()))) for c in suite.cells]
+    return replace(suite, cells=tuple(cells))
+
+
+def _out(suite: Path, options: argparse.Namespace) -> Path:
+    """Where the board goes."""
+    if options.out:
+        return Path(options.out)
+    if options.root:
+        return Path("leaderboard") / find_root(options.root).name
+    return suite.parent if suite.name == "suite.yaml" else suite.with_suffix("")
 
 
 def _run(all_jobs: Sequence[Job], runs: Path, options: argparse.Namespace) -> dict[Job, str]:

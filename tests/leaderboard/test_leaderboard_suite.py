@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from samzoo import cli_suite
+from samzoo import cli_leaderboard, cli_suite
+from samzoo.cli import main
 from samzoo.cli_suite import commands, jobs, signature
 from samzoo.errors import ConfigError
 from samzoo.leaderboard.suite import Cell, read_suite
@@ -188,3 +189,39 @@ def test_what_a_suite_refuses(work, text, message):
 def test_a_config_that_is_not_there_names_its_cell(work):
     with pytest.raises(ConfigError, match=r"suite\.yaml: cell 'a': there is no config file 'm_e\.yaml'.*m_d\.yaml"):
         jobs(suite("cells: {a: {config: m_e.yaml}}"))
+
+
+@pytest.fixture
+def started(work, monkeypatch):
+    """What `samzoo leaderboard` starts, instead of starting it."""
+    jobs_started = []
+    monkeypatch.setattr(cli_leaderboard, "run_here", lambda todo, *_: jobs_started.extend(todo) or {})
+    monkeypatch.setattr(cli_leaderboard, "write", lambda *_: None)
+    return jobs_started
+
+
+def test_all_methods_on_data_of_ones_own(work, started):
+    (work / "scans").mkdir()
+    line = ["leaderboard", "--fit", "--root", "scans", "--minutes", "90.5", "--data.mask_threshold", "127"]
+    assert main(line) == 0
+    root = f"--data.root={work / 'scans'}"
+    assert len(started) > 10 and all(root in job.cell.settings for job in started)
+    assert all("--data.mask_threshold=127" in job.cell.settings for job in started)
+    trained = {job.cell.name for job in started if "--trainer.max_time=00:01:30:30" in job.cell.settings}
+    assert trained == {job.cell.name for job in started if job.cell.fit}
+    assert {job.folder.parent for job in started} == {Path("leaderboard/scans/runs")}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--minutes", "0"], "--minutes must be more than 0"),
+        (["--rooot", "scans"], "no option --rooot"),
+        (["--data.batch_size"], "no option --data.batch_size"),
+        (["scans"], "what is 'scans'"),
+        (["--root", "nowhere"], "data set not found"),
+    ],
+)
+def test_a_wrong_line_is_told(work, started, capsys, words, said):
+    assert main(["leaderboard", "--fit", *words]) != 0
+    assert said in capsys.readouterr().err and not started
