@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from samzoo import whereabouts
 from samzoo.errors import SamzooError
@@ -100,14 +101,14 @@ class _Family:
         self.here: whereabouts.Place | None = None
         self.ending, self.told = threading.Event(), threading.Lock()
         self.others = trainer.world_size - 1  # that this one can't end, but which read what it leaves
-        launcher = trainer.strategy.launcher
         if trainer.world_size == 1:
             return
+        launcher, environment = trainer.strategy.launcher, trainer.strategy.cluster_environment
         self._listen()
         if trainer.local_rank > 0:
             self.parent, self.tells = int(os.environ.get(MAIN_VARIABLE) or os.getppid()), trainer.local_rank == 1
             threading.Thread(target=self._watch_parent, daemon=True).start()
-        elif not trainer.strategy.cluster_environment.creates_processes_externally and hasattr(launcher, "procs"):
+        elif isinstance(launcher, _SubprocessScriptLauncher) and not environment.creates_processes_externally:
             os.environ[MAIN_VARIABLE] = str(os.getpid())
             threading.Thread(target=self._adopt, args=(launcher, trainer.num_devices - 1), daemon=True).start()
 

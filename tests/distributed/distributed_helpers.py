@@ -11,14 +11,14 @@ from cli_helpers import QUICK, WHOLE
 HERE = Path(__file__).parent
 SMALL = [
     *QUICK,
-    *WHOLE,
     "--data.phantom.cases=16",
     "--data.test_fraction=0.4",
     "--data.val_fraction=0.3",
     "--data.batch_size=2",
 ]
-"""10 cases for training and validation, 6 for test."""
-FIT = ["fit", "--config", "sam_med2d_phantom", *SMALL]
+"""6 cases for test and 3 for validation; four steps in an epoch."""
+FIT = ["fit", "--config", "sam_med2d_phantom", *SMALL, *WHOLE]
+UNTRAINED = ["--config", "sam_phantom", *SMALL, "--zero-shot"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 

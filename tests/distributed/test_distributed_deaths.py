@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from distributed_helpers import FIT, TWO, ended, faulty, in_session
+from distributed_helpers import FIT, TWO, UNTRAINED, ended, faulty, in_session
 
 from samzoo.cli import main
 from samzoo.data.store import StoredCase
@@ -48,36 +48,36 @@ def test_a_loader_that_dies_names_its_case(work, capfd, monkeypatch, fault):
     assert no_notes("run")
 
 
-def test_a_killed_process_is_told_by_the_first(work, fitted):
-    process = faulty("kill", 1, "scoring", "test", "--run", fitted, *TWO)
+def test_a_killed_process_is_told_by_the_first(work):
+    process = faulty("kill", 1, "scoring", "test", *UNTRAINED, "--run", "run", *TWO)
     said = ended(process, Path("died"))
     assert process.returncode == 1
     assert re.search(rf"process 1 of 2 was killed by SIGKILL at: test case {CASE}", said), said
-    assert no_notes(fitted)
+    assert no_notes("run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "rank", "place", "verb", "message"),
     [
-        ("raise", 1, "scoring", "test", rf"process 1 of 2 ended with exit code 1 at: test case {CASE}"),
+        ("raise", 1, "scoring", "test", rf"process 1 of 2 (failed|ended with exit code 1) at: test case {CASE}"),
         ("refuse", 1, "scoring", "test", r"samzoo test: labels/x.png: this file is broken"),
         ("raise", 0, "scoring", "test", rf"boom\nsamzoo: process 0 of 2 .* at: test case {CASE}"),
         ("kill", 0, "scoring", "test", rf"process 0 of 2 was killed at: test case {CASE}"),
         ("kill", 1, "scoring", "validate", rf"process 1 of 2 was killed by SIGKILL at: validation case {CASE}"),
         ("kill", 1, "training", "fit", rf"process 1 of 2 was killed by SIGKILL at: training cases {CASE}"),
         ("kill", 0, "training", "fit", rf"process 0 of 2 was killed at: training cases {CASE}"),
-        ("raise", 1, "training", "fit", rf"process 1 of 2 ended with exit code 1 at: training cases {CASE}"),
+        ("raise", 1, "training", "fit", rf"process 1 of 2 (failed|ended with exit code 1) at: training cases {CASE}"),
     ],
 )
-def test_any_process_that_dies_ends_all(work, fitted, fault, rank, place, verb, message):
-    command = [*FIT, "--run", "run"] if verb == "fit" else [verb, "--run", fitted]
-    process = faulty(fault, rank, place, *command, *TWO)
+def test_any_process_that_dies_ends_all(work, fault, rank, place, verb, message):
+    command = FIT if verb == "fit" else [verb, *UNTRAINED]
+    process = faulty(fault, rank, place, *command, "--run", "run", *TWO)
     said = ended(process, Path("died"))
     assert process.returncode not in (0, None)
     assert re.search(message, said), said
     if not (fault == "kill" and rank == 0):
-        assert no_notes("run" if verb == "fit" else fitted)
+        assert no_notes("run")
 
 
 @pytest.mark.slow
