@@ -114,48 +114,44 @@ def find_batch_size(trainer: Trainer, method: Method, datamodule: SamzooDataModu
 
 def _search(trainer: Trainer, method: Method, datamodule: SamzooDataModule, memory: Any, copies: int) -> int:
     least = 2 if method.spec.unit == "slab" else 1
-    fitting, units, reason = 0, 0, f"no more than {SIZES[-1]} are tried"
-    points = [(0, 0)]  # (size, bytes) of the last two that were measured
+    fitting, units, reason = 0, 0, f"more than {SIZES[-1]} are not tried"
+    points, told = [(0, 0)], []  # (size, bytes) of what was measured
     refusal: ConfigError | None = None
-    print("batch size:", end="", flush=True)
-    try:
-        for size in SIZES:
-            if fitting and size > max(least, units * SHARE_OF_EPOCH):
-                reason = f"{size} are more than {SHARE_OF_EPOCH:.0%} of an epoch's {units} units"
-                break
-            if fitting and memory.predicts and (need := _predict(points, size)) > memory.limit:
-                reason = f"{size} would take {need / GIB:.2f} GiB of {memory.limit / GIB:.2f} that may be used"
-                break
-            try:
-                units, used = _try(trainer, method, datamodule, memory, size)
-            except ConfigError as error:
-                refusal = error
-                continue
-            except Exception as error:
-                if not fitting or not is_out_of_memory(error):
-                    raise
-                reason = f"{size} run out of memory"
-                break
-            finally:
-                _release()
-            used += copies
-            print(f" {size} take{'s' * (size == 1)} {used / GIB:.2f} GiB,", end="", flush=True)
-            if fitting and used > memory.limit:
-                reason = f"{size} take more than the {memory.limit / GIB:.2f} GiB that may be used"
-                break
-            fitting, points = size, [points[-1], (size, used)]
-        if not fitting:
-            raise refusal
-        print(f" chosen {fitting}: {reason}", flush=True)
-        return fitting
-    except BaseException:
-        print(" none found", flush=True)
-        raise
+    for size in SIZES:
+        if fitting and size > max(least, units * SHARE_OF_EPOCH):
+            reason = f"{size} are more than {SHARE_OF_EPOCH:.0%} of an epoch's {units} units"
+            break
+        if fitting and memory.predicts and (need := _predict(points, size)) > memory.limit:
+            reason = f"{size} would take {need / GIB:.2f} GiB of the {memory.limit / GIB:.2f} that may be used"
+            break
+        try:
+            units, used = _try(trainer, method, datamodule, memory, size)
+        except ConfigError as error:
+            refusal = error
+            continue
+        except Exception as error:
+            if not fitting or not is_out_of_memory(error):
+                raise
+            reason = f"{size} run out of memory"
+            break
+        finally:
+            _release()
+        used += copies
+        told.append(f"{size} take{'s' * (size == 1)} {used / GIB:.2f} GiB")
+        points.append((size, used))
+        if fitting and used > memory.limit:
+            reason = f"only {memory.limit / GIB:.2f} may be used"
+            break
+        fitting = size
+    if not fitting:
+        raise refusal
+    print(f"batch size: {', '.join(told)}; chosen {fitting}: {reason}", flush=True)
+    return fitting
 
 
 def _predict(points: list[tuple[int, int]], size: int) -> float:
     """Bytes of a size, along the line through the last two points."""
-    (size_0, used_0), (size_1, used_1) = points
+    (size_0, used_0), (size_1, used_1) = points[-2:]
     return used_1 + (size - size_1) * max(0, used_1 - used_0) / (size_1 - size_0)
 
 

@@ -121,9 +121,9 @@ def _to(value: Any) -> Callable[[Any], Any]:
     return lambda now: None if now == value else value
 
 
-def _half_plane(now: list[int]) -> list[int]:
+def _half_plane(now: list[int]) -> list[int] | None:
     """Of a patch (T, H, W)."""
-    return [now[0], *(side // 2 for side in now[1:])]
+    return now and [now[0], *(side // 2 for side in now[1:])]
 
 
 OTHER_MODEL = "another model: a new fit"
@@ -132,7 +132,7 @@ REMEDIES = {
     "data.features": Remedy(lambda now: "{}" if now is None else None),
     "data.max_side": Remedy(_half(64, 512), "reduced pictures"),
     "trainer.precision": Remedy(lambda now: None if "16" in str(now) else "bf16-mixed", "rounded numbers"),
-    "model.init_args.accumulate": Remedy(lambda now: now * 2),
+    "model.init_args.accumulate": Remedy(lambda now: (now or 1) * 2),
     "model.init_args.checkpointing": Remedy(_to(True), "same result, slower"),
     "model.init_args.decode_chunk": Remedy(_half(1, 16)),
     "model.init_args.query_chunk": Remedy(_half(1, 6)),
@@ -167,10 +167,9 @@ def remedies(method: Method, scoring: bool, config: dict[str, Any], cuda: bool) 
             now = now.get(key) if isinstance(now, dict) else None
         if now is None and name.endswith("image_size"):
             now = method.sam.config.image_size
-        if now is not None or name in ("data.features", "data.max_side") or name.endswith("_chunk"):
-            remedy = REMEDIES[name]
-            if (better := remedy.less(now)) is not None:
-                found.append((name, now, better, remedy))
+        remedy = REMEDIES[name]
+        if (better := remedy.less(now)) is not None:
+            found.append((name, now, better, remedy))
     return found[:3]
 
 
@@ -237,7 +236,7 @@ def memory_errors(
     """
     watch = Watch()
     watch.scoring = resume is None
-    trainer.callbacks.append(watch)
+    trainer.callbacks.insert(0, watch)
     try:
         yield watch
     except Exception as error:

@@ -85,6 +85,12 @@ class SAM(PromptableSam2d):
         multiclass=False,
         frozen="everything, without `training`",
     )
+    memory_settings = (
+        "model.init_args.image_size",
+        "data.batch_size",
+        "model.init_args.training.masks_per_picture",
+        "trainer.precision",
+    )
 
     def __init__(
         self,

@@ -42,6 +42,13 @@ class SAMMed3D(CropMethod):
         multiclass=False,
         frozen="image encoder, with freeze_encoder",
     )
+    memory_settings = (
+        "model.init_args.image_size",
+        "data.batch_size",
+        "model.init_args.refinement.detach",
+        "model.init_args.refinement.steps",
+        "trainer.precision",
+    )
 
     def __init__(
         self,

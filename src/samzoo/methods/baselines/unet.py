@@ -56,6 +56,8 @@ class UNet(SlabMethod):
         multiclass=True,
         frozen="nothing",
     )
+    memory_settings = ("model.init_args.patch_voxels", "data.batch_size", "trainer.precision")
+    memory_settings_scoring = ("protocol.encode_chunk", "model.init_args.patch_voxels", "trainer.precision")
 
     def __init__(
         self,

@@ -48,6 +48,13 @@ class MSAM(CropMethod):
         multiclass=False,
         frozen="image encoder but its LoRA",
     )
+    memory_settings = (
+        "model.init_args.image_size",
+        "data.batch_size",
+        "model.init_args.refinement.detach",
+        "model.init_args.refinement.steps",
+        "trainer.precision",
+    )
 
     def __init__(
         self,

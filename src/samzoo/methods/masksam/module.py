@@ -67,6 +67,19 @@ class MaskSAM(SlabMethod):
         multiclass=True,
         frozen="SAM's own weights (all but adapters and depth embeddings)",
     )
+    memory_settings = (
+        "model.init_args.patch",
+        "data.batch_size",
+        "model.init_args.checkpointing",
+        "model.init_args.query_chunk",
+        "trainer.precision",
+    )
+    memory_settings_scoring = (
+        "protocol.encode_chunk",
+        "model.init_args.patch",
+        "model.init_args.query_chunk",
+        "trainer.precision",
+    )
 
     def __init__(
         self,

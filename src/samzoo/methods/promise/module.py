@@ -70,6 +70,13 @@ class ProMISe(Sam2d):
         multiclass=True,
         frozen="all of SAM",
     )
+    memory_settings = (
+        "model.init_args.image_size",
+        "data.batch_size",
+        "data.features",
+        "model.init_args.decode_chunk",
+        "trainer.precision",
+    )
 
     def __init__(
         self,

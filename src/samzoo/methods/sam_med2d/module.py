@@ -63,6 +63,13 @@ class SAMMed2D(PromptableSam2d):
         multiclass=False,
         frozen="image encoder but its adapters",
     )
+    memory_settings = (
+        "model.init_args.image_size",
+        "data.batch_size",
+        "model.init_args.accumulate",
+        "trainer.precision",
+        "model.init_args.masks_per_picture",
+    )
 
     def __init__(
         self,
