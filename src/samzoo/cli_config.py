@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from samzoo.errors import ConfigError
 from samzoo.paths import config_folders
+from samzoo.reading import load_yaml
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -90,9 +89,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold settings (name: value), but holds a {type(content).__name__}")
     return content
@@ -114,6 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
             beside = path.parent / name
             try:
                 content[part] = str(beside.absolute() if beside.is_file() else find_config(name, kind))
+                read_yaml(Path(content[part]))  # refuses what the parser would take in silence
             except UsageError as error:
                 raise UsageError(f"{path}: {part}: {error}") from error
     return content

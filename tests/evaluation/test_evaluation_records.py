@@ -33,7 +33,7 @@ BASE = Record(
     fp=2,
     fn=2,
     dice=0.8,
-    iou=0.25,
+    iou=0.666667,
     nsd_1mm=None,
     nsd_2mm=0.0,
     hd95_mm=None,
@@ -49,11 +49,12 @@ def with_dice(case, class_id, dice, **other):
 
 def test_round_trip_keeps_undefined_as_empty(tmp_path):
     path = tmp_path / "records.csv"
-    records = [BASE, with_dice("a", 2, None), with_dice("b", 1, 0.0, tp=0)]
+    nothing = replace(BASE, class_id=2, class_name="b", tp=0, fp=0, fn=0, dice=None, iou=None, nsd_2mm=None)
+    records = [BASE, nothing, with_dice("b", 1, 0.0, tp=0, fn=10, iou=0.0)]
     write_records(path, records)
     assert read_records(path) == records
     row = dict(zip(COLUMNS, path.read_text().splitlines()[2].replace('"organ, left"', "organ").split(","), strict=True))
-    assert row["dice"] == "" and row["nsd_1mm"] == "" and row["nsd_2mm"] == "0"
+    assert row["dice"] == "" and row["nsd_1mm"] == "" and row["nsd_2mm"] == "" and row["fp"] == "0"
 
 
 def test_records_of_before_there_were_volumes_are_read(tmp_path):
@@ -114,12 +115,12 @@ def test_duplicate_keys_are_not_written(tmp_path):
         (",1,range,8,", f",1,range,{'8' * 30},", "line 2, column tp"),
         (",p,1,", ",p,0,", "line 2, column class_id: '0'"),
         (",0,2,1,range", ",0,-3,1,range", "line 2, column effort: '-3'"),
-        (",0.8,0.25,", ",nan,0.25,", "line 2, column dice: 'nan'"),
-        (",0.8,0.25,", ",-1,0.25,", "line 2, column dice: '-1'"),
-        (",0.8,0.25,", ",85,0.25,", "line 2, column dice: '85'"),
-        (",0.8,0.25,", ",0.8,25,", "line 2, column iou: '25'"),
-        (",0.8,0.25,,0,", ",0.8,0.25,,1.5,", "line 2, column nsd_2mm: '1.5'"),
-        (",0.8,0.25,", ",0.85,0.25,", "line 2: a Dice of 0.85 is not that of tp 8, fp 2, fn 2"),
+        (",0.8,0.666667,", ",nan,0.666667,", "line 2, column dice: 'nan'"),
+        (",0.8,0.666667,", ",-1,0.666667,", "line 2, column dice: '-1'"),
+        (",0.8,0.666667,", ",85,0.666667,", "line 2, column dice: '85'"),
+        (",0.8,0.666667,", ",0.8,25,", "line 2, column iou: '25'"),
+        (",0.8,0.666667,,0,", ",0.8,0.666667,,1.5,", "line 2, column nsd_2mm: '1.5'"),
+        (",0.8,0.666667,", ",0.85,0.666667,", "line 2: a Dice of 0.85 is not that of tp 8, fp 2, fn 2"),
         (",8,2,2,0.8,", ",0,0,0,1,", "line 2: a Dice of 1 is not that of tp 0, fp 0, fn 0"),
         (",1,range", ",yes,range", "line 2, column oracle_classes: 'yes'"),
         (",0.125,0.5,0.75\n", ",0.125,0.5\n", "line 2: 21 cells, the header has 22"),

@@ -364,7 +364,7 @@ def save(folder, records, info):
 
 
 def test_a_run_is_read_with_the_seed_of_its_training(tmp_path):
-    records = [record(i, 0.8) for i in range(2)]
+    records = [record(i, 0.8, iou=0.666667) for i in range(2)]
     trained = save(tmp_path / "t", records, {"seed_everything": "3", "training": {"training_seconds": 1.5}})
     found = load_run("a", trained)
     assert (found.entry, found.seed, found.folder, list(found.records)) == ("a", 3, trained, records)
@@ -388,7 +388,7 @@ def test_a_run_is_read_with_the_seed_of_its_training(tmp_path):
     ],
 )
 def test_run_json_of_another_kind_is_refused(tmp_path, info, message):
-    folder = save(tmp_path / "run", [record(0, 0.8)], info)
+    folder = save(tmp_path / "run", [record(0, 0.8, iou=2 / 3)], info)
     with pytest.raises(DataError, match=message) as caught:
         load_run("a", folder)
     assert str(folder / "run.json") in str(caught.value)

@@ -156,7 +156,7 @@ def board(tmp_path, monkeypatch):
 
 def test_refusals_write_nothing_unless_they_are_skipped(tmp_path, board, capsys):
     write_run(tmp_path / "ours")
-    write_run(tmp_path / "theirs", fn=30, dice=160 / 210)
+    write_run(tmp_path / "theirs", fn=30, dice=160 / 210, iou=80 / 130)
     (write_run(tmp_path / "damaged") / "records.csv").write_text("what?")
     args = ["leaderboard", "merge", "out", "ours", str(tmp_path / "theirs"), "damaged", "ours"]
     assert main(args) == 1

@@ -49,7 +49,7 @@ if words[0] == "test":
     (folder / "records.csv").write_text(pathlib.Path("some_records.csv").read_text())
     (folder / "run.json").write_text("{}")
 '''
-ROW = "phantom,SAM,{},p,1,liver,{},{},0,0,none,{},{},{},{},,,,,0.1,0.1"
+ROW = "phantom,SAM,{},p,1,liver,{},{},0,0,none,{},{},{},{},{},,,,0.1,0.1"
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def work(tmp_path, monkeypatch):
         "dataset,method,case_id,patient,class_id,class_name,regime,step,effort,oracle_classes,oracle_slices,tp,fp,"
     )
     columns += "fn,dice,iou,nsd_1mm,nsd_2mm,hd95_mm,encode_seconds,decode_seconds"
-    rows = [columns, ROW.format("a", "auto", 0, 6, 2, 2, 0.75), ROW.format("a", "box_3d", 0, 9, 1, 1, 0.9)]
+    rows = [columns, ROW.format("a", "auto", 0, 6, 0, 4, 0.75, 0.6), ROW.format("a", "box_3d", 0, 9, 1, 1, 0.9, 9 / 11)]
     Path("some_records.csv").write_text("\n".join(rows) + "\n")
     monkeypatch.setattr(cli_runner, "COMMAND", (sys.executable, "-S", "-E", str(tmp_path / "fake.py")))
     return tmp_path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -84,7 +85,7 @@ METRICS = ("dice", "iou", "nsd_1mm", "nsd_2mm", "hd95_mm")
 SHARES = ("dice", "iou", "nsd_1mm", "nsd_2mm")
 """At most 1."""
 TOLERANCE = 1e-4
-"""Between a Dice and its counts."""
+"""Between a Dice or IoU and its counts."""
 TIME_COLUMNS = ("encode_seconds", "decode_seconds")
 """The only columns that differ when an evaluation is repeated."""
 
@@ -121,13 +122,14 @@ def read_records(path: str | Path) -> list[Record]:
     """Read a CSV written by `write_records`.
 
     Raises:
-        DataError: missing file, missing or unknown column, a cell of the wrong type or out of range, a Dice that is not
-            that of its counts, a duplicate key; names the line.
+        DataError: missing file, missing or unknown column, a cell of the wrong type or out of range, a Dice or IoU that
+            is not that of its counts, rows that contradict each other, a duplicate key, a file cut short.
     """
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file, strict=True))
+            text = file.read()
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: records can't be read: {error}") from error
     header = rows[0] if rows else []
@@ -136,6 +138,8 @@ def read_records(path: str | Path) -> list[Record]:
         raise DataError(f"{path}: column missing: {', '.join(near)}; was the file written by another version?")
     if unknown := [c for c in header if c not in COLUMNS] or len(header) != len(set(header)):
         raise DataError(f"{path}: unknown or repeated columns: {unknown if isinstance(unknown, list) else header}")
+    if not text.endswith("\n"):
+        raise DataError(f"{path}: its last line has no end, so that it was cut short; test the run again")
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise DataError(f"{path}, line {number}: {len(row)} cells, the header has {len(header)}")
@@ -148,10 +152,50 @@ def read_records(path: str | Path) -> list[Record]:
     for number, record in enumerate(records, start=2):
         if (first := lines.setdefault(record.key, number)) != number:
             raise DataError(f"{path}, line {number}: same case, class, regime and step as line {first}")
-        if not _dice_agrees(record):
-            counts = f"tp {record.tp}, fp {record.fp}, fn {record.fn}"
-            raise DataError(f"{path}, line {number}: a Dice of {_cell(record.dice)} is not that of {counts}")
+        for name, metric in (("Dice", "dice"), ("IoU", "iou")):
+            if not _agrees(record, metric):
+                counts = f"tp {record.tp}, fp {record.fp}, fn {record.fn}"
+                value = _cell(getattr(record, metric)) or "nothing"
+                raise DataError(f"{path}, line {number}: a {name} of {value} is not that of {counts}")
+    _check_together(path, records)
     return records
+
+
+def _check_together(path: Path, records: Sequence[Record]) -> None:
+    """Raises DataError: rows that contradict each other, or that are missing among the others."""
+    same: dict[tuple, tuple[int, Any]] = {}
+    steps: dict[str, set[int]] = {}
+    rows: dict[tuple, int] = {}
+    surface = {m for m in ("nsd_1mm", "nsd_2mm", "hd95_mm") if any(getattr(r, m) is not None for r in records)}
+    for number, r in enumerate(records, start=2):
+        for what, key, value in (
+            ("name of class", r.class_id, r.class_name),
+            ("class", r.class_name, r.class_id),
+            ("patient", r.case_id, r.patient),
+            ("size of a voxel", r.case_id, r.voxel_mm3),
+            ("ground truth (tp + fn)", (r.case_id, r.class_id), r.tp + r.fn),
+        ):
+            line, other = same.setdefault((what, key), (number, value))
+            if other != value:
+                raise DataError(f"{path}, line {number}: another {what} than in line {line}: {value}, not {other}")
+        for metric in surface:
+            counts = (r.tp + r.fn, r.tp + r.fp)
+            empty = not (all(counts) if metric == "hd95_mm" else any(counts))
+            if (getattr(r, metric) is None) != empty:
+                raise DataError(
+                    f"{path}, line {number}, column {metric}: {'a value' if empty else 'nothing'}, where truth has "
+                    f"{counts[0]} voxels and the answer {counts[1]}"
+                )
+        if None not in (r.nsd_1mm, r.nsd_2mm) and r.nsd_1mm > r.nsd_2mm + TOLERANCE:
+            raise DataError(f"{path}, line {number}: NSD at 1 mm is {r.nsd_1mm:g}, more than {r.nsd_2mm:g} at 2 mm")
+        steps.setdefault(r.regime, set()).add(r.step)
+        rows[r.case_id, r.class_id, r.regime] = rows.get((r.case_id, r.class_id, r.regime), 0) + 1
+    for (case, class_id, regime), count in rows.items():
+        if count != len(steps[regime]):
+            raise DataError(
+                f"{path}: case {case!r}, class {class_id} has {count} of the {len(steps[regime])} steps of regime "
+                f"{regime}; the file was cut short or changed, test the run again"
+            )
 
 
 def aggregate(records: Iterable[Record], metric: str) -> dict[tuple[str, int], float | None]:
@@ -204,11 +248,13 @@ def _cell(value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _dice_agrees(record: Record) -> bool:
-    if record.dice is None:
-        return True
-    both = 2 * record.tp + record.fp + record.fn
-    return both > 0 and abs(record.dice - 2 * record.tp / both) <= TOLERANCE
+def _agrees(record: Record, metric: str) -> bool:
+    """Whether Dice or IoU is what its counts make it: undefined where nothing is there and nothing was found."""
+    weight, value = {"dice": 2, "iou": 1}[metric], getattr(record, metric)
+    both = weight * record.tp + record.fp + record.fn
+    if value is None or not both:
+        return value is None and not both
+    return abs(value - weight * record.tp / both) <= TOLERANCE
 
 
 _TYPES = get_type_hints(Record)
@@ -234,6 +280,8 @@ def _parse(name: str, cell: str):
         return {"0": False, "1": True}[cell]
     if cell == "" and kind == (float | None):
         return None
+    if not cell.isascii() or "_" in cell:  # Python's numbers, nobody else's
+        raise ValueError
     value = int(cell) if kind is int else float(cell)
     least, most = 1 if name == "class_id" else 0, 1 if name in SHARES else sys.maxsize
     if not least <= value <= most:

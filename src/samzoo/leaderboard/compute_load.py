@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from samzoo.errors import DataError
 from samzoo.evaluation.records import read_records
 from samzoo.leaderboard.board import Cost, Entry, Missing, TestedRun
 from samzoo.leaderboard.compute_scores import ms_per_case
+from samzoo.reading import load_json
 
 TYPES: Mapping[str, type] = {
     "dataset": str,
@@ -42,6 +44,7 @@ TYPES: Mapping[str, type] = {
     "cost.cases": dict,
     "cost.cases.*": dict,
     "cost.cases.*.images_encoded": float,
+    "cost.cases.*.prompts_decoded": float,
     "device": dict,
     "device.type": str,
     "device.name": str,
@@ -72,8 +75,8 @@ def load_run(entry: str, folder: Path, seed: int | None = None) -> TestedRun:
     """
     path = folder / "run.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        info = load_json(path.read_text(encoding="utf-8"), constants=True)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}") from error
     if not isinstance(info, dict):
         raise DataError(f"{path} must hold a JSON object")
@@ -82,11 +85,16 @@ def load_run(entry: str, folder: Path, seed: int | None = None) -> TestedRun:
     records = read_records(folder / "records.csv")
     if not records:
         raise DataError(f"{folder / 'records.csv'} holds no records: was the test interrupted? Test again")
+    there = {r.case_id for r in records}
+    answered = {name for name, case in part(info, "cost", "cases").items() if (case or {}).get("prompts_decoded")}
+    if lost := sorted(answered - there):
+        raise DataError(
+            f"{folder / 'records.csv'}: {len(lost)} cases that {path.name} has were lost, first {lost[0]!r}; test again"
+        )
     if seed is None and info.get("training") and info.get("seed_everything") is not None:
-        try:
-            seed = int(info["seed_everything"])
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"{path}: seed_everything is {info['seed_everything']!r}, not a whole number") from None
+        if not re.fullmatch(r"\d{1,20}", str(info["seed_everything"]), re.ASCII):
+            raise DataError(f"{path}: seed_everything is {info['seed_everything']!r:.80}, not a whole number")
+        seed = int(info["seed_everything"])
     return TestedRun(entry, seed, folder, tuple(records), info)
 
 

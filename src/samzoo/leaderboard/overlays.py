@@ -5,7 +5,6 @@ Drawn from slices/ and prompts.json of the run folders; a run without slices has
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from samzoo.evaluation.records import file_name
 from samzoo.leaderboard.board import Entry, Finding, Section, TestedRun
 from samzoo.leaderboard.figures_style import heading, section_stem, stem
 from samzoo.leaderboard.overlays_draw import Panel, draw_strip
+from samzoo.reading import load_json
 from samzoo.writing import write_atomically
 
 MAX_FILES = 40
@@ -261,14 +261,19 @@ def _read_slice(path: Path, case_id: str) -> dict[str, np.ndarray]:
     spacing = arrays["spacing"]
     if arrays["shape"].shape != (3,) or spacing.shape != (3,) or not ((spacing > 0) & (spacing < 1e6)).all():
         raise ValueError("shape and spacing must be three numbers each, in mm more than 0")
-    if not 0 <= int(arrays["z"]) < arrays["shape"][0] or int(arrays.get("factor", 1)) < 1:
+    numbers = arrays["z"], arrays["shape"], arrays.get("factor", np.array(1))
+    if any(n.dtype.kind not in "ui" for n in numbers):
+        raise ValueError("z, shape and factor must be whole numbers")
+    if not 0 <= int(arrays["z"]) < arrays["shape"][0] or int(numbers[2]) < 1:
         raise ValueError("z must be a slice of the case, factor at least 1")
+    if any(-(-int(side) // int(numbers[2])) != n for side, n in zip(arrays["shape"][1:], shape, strict=True)):
+        raise ValueError("its size is not that of the case")
     return arrays
 
 
 def _read_prompts(path: Path) -> Mapping[str, Any]:
     """case -> regime -> class name -> steps, in the form that `samzoo.prompts.io` describes."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = load_json(path.read_text(encoding="utf-8"), constants=True)
     if (content.get("format"), content.get("version")) != ("samzoo-prompts", 1):
         raise ValueError("it is not a prompts file of version 1")
     return {case: dict(regimes) for case, regimes in content["cases"].items()}

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from samzoo.errors import ConfigError
+from samzoo.reading import load_yaml
 
 KEYS = ("runs", "data", "settings", "seeds", "cells")
 FILE = re.compile(r"(--(?:config|model|data|trainer|protocol)=)(.+\.(?:yaml|yml))")
@@ -78,11 +77,11 @@ def read_suite(path: Path) -> Suite:
         ConfigError: missing file, not YAML, or a key or value that does not belong; names the cell.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"there is no suite {path}: name one with --suite FILE") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("cells"), dict) or not content["cells"]:
         raise ConfigError(f"{path} must hold `cells`: a mapping of names to {', '.join(CELL_KEYS)}")
     _check(str(path), content, KEYS)

@@ -28,6 +28,7 @@ from typing import Any
 
 from samzoo.errors import DataError
 from samzoo.prompts.regimes import BOX_EFFORT, CLICK_EFFORT
+from samzoo.reading import load_json
 from samzoo.types import Box, CasePrompt, Click
 
 FORMAT = "samzoo-prompts"
@@ -128,10 +129,10 @@ def load_prompts(path: str | Path) -> PromptBook:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+        content = load_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: prompts can't be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, _DuplicateKeyError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: is not valid JSON: {error}") from None
     place = str(path)
     _expect(place, content, dict, "an object")
@@ -202,20 +203,6 @@ def _differences(prompts: Sequence[CasePrompt]) -> list[dict[str, Any]]:
 
 def _corners(b: Box) -> list[int]:
     return [b.x0, b.y0, b.z0, b.x1, b.y1, b.z1]
-
-
-class _DuplicateKeyError(ValueError):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [k for k, _ in pairs]
-        raise _DuplicateKeyError(
-            f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object"
-        )
-    return result
 
 
 def _expect(place: str, value: Any, kind: type, words: str) -> Any:
