@@ -68,7 +68,8 @@ def together(trainer: Trainer, folder: Path) -> Iterator[None]:
     """
     notes, several = folder / whereabouts.FOLDER, trainer.world_size > 1
     if trainer.is_global_zero:
-        for place in whereabouts.take_last_words(notes):
+        killed = [place for place in whereabouts.take_last_words(notes) if not place.failed]
+        for place in killed:
             print(f"note: an earlier run here ended without a word, {place}", file=sys.stderr, flush=True)
     name = f"process {trainer.global_rank} of {trainer.world_size}" if several else "the process"
     whereabouts.begin(notes, name)

@@ -38,7 +38,7 @@ def slices(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 def test_any_number_of_processes_writes_the_same(work, unit, capsys):
-    settings = [*UNITS[unit], "--data=datasets/phantom.yaml", *SMALL, "--zero-shot"]
+    settings = ["--data=datasets/phantom.yaml", *SMALL, "--zero-shot", *UNITS[unit]]
     commands = [(n, ["test", *settings, "--run", f"run{n}"], f"test{n}.txt") for n in PROCESSES]
     commands += [(n, ["validate", *settings, "--run", f"val{n}"], f"val{n}.txt") for n in (1, 2, 3)]
     done = subprocess.run(
