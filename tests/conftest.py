@@ -1,6 +1,9 @@
 """Options of the whole suite; fixtures live in the folders that use them."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 
 def pytest_addoption(parser):
@@ -15,3 +18,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="write the stored losses and records anew; tests/regression/test_regression.py says when that is honest",
     )
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    default = Path(__file__).parents[2] / "shared" / "realdata"
+    folder = Path(os.environ.get("SAMZOO_REALDATA", default))
+    if not folder.is_dir():
+        pytest.skip("no real data here ($SAMZOO_REALDATA)")
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ def home(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("SAMZOO_HOME", str(folder))
     monkeypatch.delenv("SAMZOO_DATA", raising=False)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def realdata() -> Path:
-    default = Path(__file__).parents[3] / "shared" / "realdata"
-    folder = Path(os.environ.get("SAMZOO_REALDATA", default))
-    if not folder.is_dir():
-        pytest.skip("no real data here ($SAMZOO_REALDATA)")
     return folder
 
 
