@@ -63,7 +63,7 @@ CANDIDATES = {  # config: training unit, settings of training, settings of a tes
         (*CHUNKS, "protocol.window_step", f"{MODEL}patch_voxels"),
     ),
 }
-EXTRA = {"promise": ["--data.augment=null"], "masksam_fixed": ["--protocol.mirror_axes=[]"]}
+EXTRA = {"promise": ["--data.features=null", "--data.batch_size=16"]}
 NOW = {"model.init_args.image_size": {"crop": 48, "slice": 128}}
 
 
@@ -139,8 +139,8 @@ def main() -> None:
         for stage, names in zip(("fit", "test"), candidates, strict=True):
             if stage not in options.stages:
                 continue
-            base = [*PHANTOM, *QUIET, *EXTRA.get(method, [])]
-            base += FIT if stage == "fit" else [*TEST, f"--protocol.regimes={REGIMES[unit]}"]
+            base = [*PHANTOM, *QUIET, *(FIT if stage == "fit" else [*TEST, f"--protocol.regimes={REGIMES[unit]}"])]
+            base += EXTRA.get(method, [])
             config = settings_of(f"{method}_phantom", [a for a in base if a != "--zero-shot"])
             first = measure([stage, "--config", f"{method}_phantom", *base])
             print(f"{method}, {stage}: {first:.0f} MiB", flush=True)

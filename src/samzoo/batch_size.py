@@ -11,7 +11,6 @@ import copy
 import gc
 import logging
 import os
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,15 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from samzoo.data import SamzooDataModule
 from samzoo.errors import ConfigError
-from samzoo.memory import GIB, available_bytes, is_out_of_memory, peak_resident_bytes, reset_peak, resident_bytes
+from samzoo.memory import (
+    GIB,
+    Watch,
+    available_bytes,
+    is_out_of_memory,
+    peak_resident_bytes,
+    reset_peak,
+    resident_bytes,
+)
 from samzoo.methods.base import Method
 
 BATCH_VARIABLE = "SAMZOO_BATCH_SIZE"
@@ -182,17 +189,15 @@ def _try(trainer: Trainer, method: Method, datamodule: SamzooDataModule, memory:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[_Begin(memory)],
+        callbacks=[_Begin(memory), *(c for c in trainer.callbacks if isinstance(c, Watch))],
     )
     data = copy.copy(datamodule)
     data.batch_size, data.num_workers = size, 0
     try:
         trial.fit(copy.deepcopy(method), datamodule=data)
-    except SystemExit:
-        if not trial.interrupted:
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning had it ignored for the shutdown
-        raise KeyboardInterrupt("interrupted while looking for a batch size") from None
+    except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
+        trainer.state.status = trial.state.status  # whoever asks the training's own trainer learns of it
+        raise
     return len(trial.train_dataloader.sampler) // trainer.world_size, memory.used()
 
 

@@ -140,7 +140,7 @@ REMEDIES = {
     "model.init_args.training.masks_per_picture": Remedy(_half(), "another training"),
     "model.init_args.refinement.detach": Remedy(_to(True), "another training"),
     "model.init_args.refinement.steps": Remedy(_half(), "another training"),
-    "model.init_args.image_size": Remedy(_half(64), OTHER_MODEL, keeps_weights=False),
+    "model.init_args.image_size": Remedy(_half(32), OTHER_MODEL, keeps_weights=False),
     "model.init_args.patch": Remedy(_half_plane, OTHER_MODEL, keeps_weights=False),
     "model.init_args.patch_voxels": Remedy(_half(4096), OTHER_MODEL, keeps_weights=False),
     "protocol.encode_chunk": Remedy(_half()),

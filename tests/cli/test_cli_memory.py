@@ -65,6 +65,26 @@ def test_auto_trains_as_the_same_number_by_hand_does(work, capsys):
         assert torch.equal(first[name], second[name]), name
 
 
+def test_ctrl_c_while_a_batch_size_is_looked_for(work, monkeypatch, capsys):
+    def training_step(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SAMMed2D, "training_step", training_step)
+    assert main([*FIT, "--run=run", "--data.batch_size=auto"]) == 130
+    assert "samzoo fit --resume --run run" in capsys.readouterr().err
+    assert yaml.safe_load((work / "run/config.yaml").read_text())["data"]["batch_size"] == "auto"
+
+
+def test_one_unit_that_does_not_fit(work, monkeypatch, capsys):
+    def training_step(self, batch, batch_idx):
+        raise torch.OutOfMemoryError(CUDA_ERROR)
+
+    monkeypatch.setattr(SAMMed2D, "training_step", training_step)
+    assert main([*FIT, "--data.batch_size=auto"]) == 1
+    text = capsys.readouterr().err
+    assert "in training, epoch 0, at a batch of 1 slice; what helps" in text and "batch_size" not in text
+
+
 def test_verbs_that_do_not_train_take_auto(work, capsys):
     args = ["--config", "box_ellipse_phantom", "--zero-shot", *QUICK, "--data.batch_size=auto"]
     assert main(["test", *args, "--data.max_cases=1"]) == 0
