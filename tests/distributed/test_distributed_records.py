@@ -15,7 +15,11 @@ PROCESSES = (1, 2, 4)
 UNITS = {  # cases are 6 for test and 3 for validation, so that four processes get other numbers of them
     "slice": ["--model=methods/sam_tiny.yaml", "--protocol.regimes=[box_per_slice,box_clicks_3d]"],
     "slab": ["--model=methods/masksam_tiny.yaml", "--protocol.regimes=[auto]"],
-    "crop": ["--model=methods/sam_med3d_tiny.yaml", "--protocol.regimes=[clicks_3d,box_3d]"],
+    "crop": [
+        "--model=methods/sam_med3d_tiny.yaml",
+        "--protocol.regimes=[box_3d,clicks_3d]",
+        "--protocol.click_steps=2",
+    ],
 }
 
 

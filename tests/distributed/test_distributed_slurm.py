@@ -109,7 +109,7 @@ def test_a_pre_empted_training_ends_with_the_weights_of_an_undisturbed_one(job):
     assert "samzoo fit --resume --run cut   resumes at the last complete epoch" in said, said
     assert (job / "asked").read_text() == "requeue 4242\n"
     last = job / "cut/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] < 3 * 4
+    assert torch.load(last, weights_only=True)["epoch"] == 0
     assert not list(job.glob("cut/**/hpc_ckpt*"))
     samzoo = [sys.executable, "-m", "samzoo.cli"]
     for run in ("cut", "whole"):
