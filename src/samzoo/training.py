@@ -104,7 +104,8 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
 
 
 def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from samzoo.data import phantom_lesions, scenes
-from samzoo.data.disk import disk_errors
+from samzoo.data.disk import disk_errors, locked
 from samzoo.data.phantom_lesions import make_lesion_case
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import samzoo_home
@@ -265,10 +265,17 @@ def _write(out: Path, settings: PhantomSettings, progress: bool) -> None:
 def ensure_phantom(settings: PhantomSettings, progress: bool = True) -> Path:
     """The phantom's folder under `$SAMZOO_HOME`, written on first use; safe when two processes start together."""
     out = samzoo_home() / f"phantom-{settings.signature}"
-    if not (out / "dataset.json").is_file():
+    if (out / "dataset.json").is_file():
+        return out
+    with disk_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.with_name(f"{out.name}.lock"), "set SAMZOO_HOME to a folder of yours on another disk"):
+        for leftover in out.parent.glob(f".{out.name}-*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
-            write_phantom(out, settings, progress)
+            if not (out / "dataset.json").is_file():
+                write_phantom(out, settings, progress)
         except (DataError, OSError):
-            if not (out / "dataset.json").is_file():  # else another process was quicker
+            if not (out / "dataset.json").is_file():  # else, without locks, another process was quicker
                 raise
     return out
