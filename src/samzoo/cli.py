@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,6 +185,8 @@ def _verify(args: list[str]) -> int:
 
     report = verify(options.root, settings, options.overlays, options.json)
     print(report.text())
+    if report.ok and not options.data and any(case.split == "train" for case in report.cases):
+        print(f"  next: samzoo fit --config sam_med2d_tiny.yaml --data.root {shlex.quote(options.root)}")
     return 0 if report.ok else 1
 
 

@@ -123,6 +123,10 @@ class Measured:
             part, channel = stacked[position]
             gathered.add(channel, loaded.label, part.full_range, len(gathered.lowest) * 100 + number)
 
+    @property
+    def cases(self) -> int:
+        return len(self.channels[0].lowest) if self.channels else 0
+
     def decide(self, given: Intensity) -> Found:
         """Of channels of kind "auto"; the others stay as they are given."""
         count = len(self.channels)

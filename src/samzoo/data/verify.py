@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from samzoo.data import archives
 from samzoo.data.axes import Axes, axis_order
-from samzoo.data.decode import DecodeSettings, Loaded, load
+from samzoo.data.decode import DecodeSettings, Intensity, Loaded, load
+from samzoo.data.found import Measured, in_words, measured_entries
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.overlays import save_overlay
 from samzoo.data.read_settings import ReadSettings, check_setting
@@ -77,6 +78,8 @@ class Report:
     cases: list[CaseFacts] = field(default_factory=list)
     presence: dict[str, dict[str, int]] = field(default_factory=dict)
     """Split -> class -> number of cases that hold it."""
+    intensity: str = ""
+    """How the images would become [0, 1] without data.intensity, and why so."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -110,6 +113,7 @@ class Report:
             lines.append(f"  classes {_some(list(self.classes), 20)}")
             shapes, spacings = np.array([c.shape for c in self.cases]), np.array([c.spacing_mm for c in self.cases])
             lines.append(f"  shapes {_span(shapes)}, spacing {_span(spacings)} mm")
+        lines += [f"  intensity {self.intensity}"] if self.intensity else []
         lines += [f"  {f.level}: {f'case {f.case}: ' if f.case else ''}{f.message}" for f in self.findings]
         lines.append(f"  {'ok' if self.ok else 'NOT USABLE'}: {len(self.errors)} errors, {len(self.warnings)} warnings")
         return "\n".join(map(printable, lines))
@@ -163,6 +167,7 @@ def _verify_index(
     for note in index.notes:
         result.warn(note)
     decoding = DecodeSettings(slice_axis=settings.get("slice_axis", 2), canonical=settings.get("canonical", False))
+    measured, measuring = Measured(index.channels), {e.id for e in measured_entries(index)}
     shown = f"verifying {printable(index.name)}"
     for entry in tqdm(index.entries, desc=shown, unit="case", disable=not progress, leave=False):
         try:
@@ -170,12 +175,18 @@ def _verify_index(
         except SamzooError as error:
             result.error(str(error), entry.id)
             continue
+        if entry.id in measuring:
+            measured.add(loaded, range(len(index.channels)))
         facts = _facts(entry, loaded, index)
         result.cases.append(facts)
         axes = decoding.axes(loaded.parts[0])
         _check_case(result, facts, loaded, axes, decoding.slice_axis)
         if overlays is not None and loaded.label is not None:
             save_overlay(overlays / f"{entry.id}.png", loaded, index.table.names, axes)
+    if measured.cases:
+        found = measured.decide(Intensity())
+        why = dict.fromkeys(reason.partition(": ")[2] for reason in found.reasons)
+        result.intensity = f"{in_words(found.intensity, index.channels)} ({'; '.join(why)})"
     _check_whole(result, index, decoding.canonical)
 
 
