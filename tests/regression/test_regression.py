@@ -1,7 +1,8 @@
 """Losses and test records of every method, against stored ones: no number drifts unnoticed.
 
 Each method is trained for a few steps on two small volumes of the phantom and tested on a third, in all regimes that it
-answers. Tolerances were chosen by what threads and the instruction set of the CPU change, see `regression_runs.py`.
+answers; methods on crops are tested as they start. Tolerances were chosen by what threads and the instruction set of
+the CPU change, see `regression_runs.py`.
 
 `pytest tests/regression -m "slow or not slow" --update-regression` writes the stored files anew. That is honest only
 after a change that was *meant* to change the numbers (a corrected fault, another default, new weights), in the same
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from regression_runs import CELLS, differences, make_parser, run
+from regression_runs import CELLS, LOSS, differences, make_parser, run
 
 from samzoo.evaluation.records import read_records, write_records
 from samzoo.prompts import regimes
@@ -52,3 +53,31 @@ def test_losses_and_records_are_as_stored(name, parser, tmp_path, request):
         file.write_text(json.dumps({k: kept[k] for k in CELLS if k in kept}, indent=1) + "\n", encoding="utf-8")
         write_records(STORED / f"{name}.csv", records)
     assert not (found := differences(losses, records, *stored(name))), "\n".join(found)
+
+
+def other_click(truth, prediction, spacing):
+    """At the first voxel that is wrong, instead of the middle of the largest part."""
+    wrong = (truth != prediction).nonzero()
+    if not len(wrong[0]):
+        return None
+    place = tuple(int(axis[0]) for axis in wrong)
+    return place[::-1], bool(truth[place])
+
+
+CHANGES = {
+    "learning rate": ("unet", {"model": {"lr": 1.2e-2}}),
+    "learning rate of a SAM": ("sam_med2d", {"model": {"lr": 1.0e-3}}),
+    "loss weight": ("masksam", {"model": {"loss": LOSS | {"dice": 21.0}}}),
+    "resampling order": ("sam_med2d", {"model": {"interpolation": "nearest"}}),
+    "window step": ("unet", {"protocol": {"window_step": 0.75}}),
+    "click rule": ("sam", {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_noticed(change, parser, tmp_path, monkeypatch):
+    name, changed = CHANGES[change]
+    if change == "click rule":
+        monkeypatch.setattr(regimes, "corrective_click", other_click)
+    assert differences(*run(parser, CELLS[name], tmp_path, **changed), *stored(name))
