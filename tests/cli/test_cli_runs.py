@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +15,7 @@ from cli_helpers import QUICK, WHOLE
 from samzoo import run_folder
 from samzoo.cli import main
 from samzoo.run_folder import Run
+from samzoo.training import WholeCheckpoints
 
 FIT = ["fit", "--config", "sam_med2d_phantom", *QUICK, *WHOLE]
 
@@ -114,6 +117,53 @@ def test_ctrl_c_leaves_a_usable_run(work, trained, capsys):
     assert main(["fit", "--resume", "--trainer.callbacks=null"]) == 0
     assert_equal(weights(run), weights(trained))
     assert not (run / "checkpoints/interrupted.ckpt").exists()
+
+
+def test_the_same_fit_again_does_what_is_left_of_it(trained, work, capsys):
+    before = (trained / "checkpoints/last.ckpt").stat().st_mtime_ns
+    again = [*FIT, "--resume", "--run", str(trained)]
+    assert main(again) == 0 and main(["fit", "--resume"]) == 0
+    assert capsys.readouterr().out.count(f"{trained} is trained already") == 2
+    assert main([*again, "--trainer.max_epochs=3", "--data.batch_size=2"]) == 2
+    text = capsys.readouterr().err
+    assert "trainer.max_epochs: 2 in the run, 3 on this line" in text and "data.batch_size: 4 in the run" in text
+    assert (trained / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+    assert main(["fit", "--resume", "--run", str(trained), "--trainer.max_epochs=3"]) == 0
+    assert json.loads((trained / "training.json").read_text())["epochs"] == 3
+    assert main(["fit", "--resume", "--run", "nowhere"]) == 2
+
+
+@pytest.mark.parametrize("begun", ["nothing", "folder", "no checkpoint"])
+def test_the_same_fit_again_begins_what_was_killed_early(trained, work, begun, capsys):
+    args = [*FIT, "--resume", "--run", "mine"]
+    if begun != "nothing":
+        (work / "mine/checkpoints").mkdir(parents=True)
+    if begun == "no checkpoint":
+        (work / "mine/config.yaml").write_text((trained / "config.yaml").read_text())
+    (work / "full").mkdir()
+    (work / "full/thesis.tex").touch()
+    assert main([*FIT, "--resume", "--run", "full"]) == 1
+    assert main(args) == 0
+    assert_equal(weights(work / "mine"), weights(trained))
+
+
+def test_sigterm_ends_a_fit_at_once_and_says_how_to_go_on(work, trained, monkeypatch, capsys):
+    save = WholeCheckpoints.save_checkpoint
+
+    def terminated(self, checkpoint, path, storage_options=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, checkpoint, path, storage_options)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeCheckpoints, "save_checkpoint", terminated)
+        assert main([*FIT, "--run", "mine"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+    text = capsys.readouterr().err
+    assert "samzoo fit: terminated; mine is kept\n  samzoo fit --resume --run mine" in text
+    assert not list((work / "mine/checkpoints").iterdir())
+    assert main(["fit", "--resume", "--run", "mine"]) == 0
+    assert_equal(weights(work / "mine"), weights(trained))
 
 
 def test_zero_shot_makes_a_run_that_resume_and_test_do_not_take(work, capsys):

@@ -1,0 +1,156 @@
+"""Files on a full disk, what killed writers leave, and folders that two processes want."""
+
+import os
+import resource
+import signal
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samzoo import run_folder
+from samzoo.data.disk import discard
+from samzoo.errors import ConfigError, DataError
+from samzoo.run_folder import Run
+from samzoo.training import WholeCheckpoints
+from samzoo.writing import sweep, write_atomically
+
+NOISE = np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)
+WRITERS = {
+    "last.ckpt": lambda path: WholeCheckpoints().save_checkpoint({"a": torch.ones(90_000)}, path),
+    "a.npz": lambda path: write_atomically(path, lambda file: np.savez_compressed(file, noise=NOISE), "wb"),
+    "a.png": lambda path: write_atomically(path, lambda file: Image.fromarray(NOISE).save(file, format="PNG"), "wb"),
+    "a.csv": lambda path: write_atomically(path, lambda file: file.writelines("1,2,3\n" for _ in range(20_000))),
+}
+
+
+@contextmanager
+def full_after(count):
+    """No file may be larger than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("count", [0, 1000, 50_000])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_older_file_and_says_what_to_do(tmp_path, name, count):
+    path = tmp_path / name
+    path.write_text("older")
+    with (
+        pytest.raises(DataError, match=rf"{name}: can't be written: no space left .*free some") as error,
+        full_after(count),
+    ):
+        WRITERS[name](path)
+    assert str(error.value).startswith(str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == [name] and path.read_text() == "older"
+    WRITERS[name](path)
+    assert path.stat().st_size > 50_000
+
+
+@contextmanager
+def forked(act):
+    """A process that does something, then says so and waits to be killed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os.write(writer, b"x")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+
+
+def write_for_ever(path, ready):
+    def write(file):
+        file.write("half")
+        file.flush()
+        os.write(ready, b"x")
+        time.sleep(60)
+
+    write_atomically(path, write)
+
+
+def test_what_a_killed_writer_has_left_goes_and_what_is_being_written_stays(tmp_path):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            write_for_ever(tmp_path / "a.csv", writer)
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    (tmp_path / ".mine").touch()
+    sweep(tmp_path)
+    assert len(list(tmp_path.glob(".a.csv.*"))) == 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    write_atomically(tmp_path / "b.csv", lambda file: file.write("b"))
+    assert {p.name for p in tmp_path.iterdir()} == {".mine", "b.csv"}
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "WAIT_SECONDS", 0.3)
+    with (
+        forked(lambda: run_folder.take(Run(tmp_path))),
+        pytest.raises(ConfigError, match="another process is training"),
+    ):
+        run_folder.take(Run(tmp_path))
+    run_folder.take(Run(tmp_path))
+    assert run_folder.holds_nothing(tmp_path), "a beginning that was killed here may be begun again"
+
+
+def test_a_test_takes_up_its_own_unfinished_folder(tmp_path):
+    run = Run(tmp_path)
+    run.config.write_text("mine")
+    assert run_folder.result_folder(run, "mine") == tmp_path
+    other = run_folder.result_folder(run, "other")
+    assert other != tmp_path and run_folder.result_folder(run, "other") == other
+    (other / "records.csv").touch()
+    (other / ".unfinished/x").mkdir(parents=True)
+    third = run_folder.result_folder(run, "other")
+    assert third not in (other, tmp_path) and not (other / ".unfinished").exists()
+    (third / "config.yaml").unlink()
+    assert run_folder.result_folder(run, "other") == third, "killed before its config was written"
+
+
+def test_two_tests_at_a_time_have_folders_of_their_own(tmp_path):
+    run = Run(tmp_path)
+    run.config.write_text("mine")
+    with forked(lambda: run_folder.result_folder(run, "mine")):
+        assert run_folder.result_folder(run, "mine") != tmp_path
+
+
+def test_a_test_without_training_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun = run_folder.new(None, "sam", "mine")
+    begun.config.write_text("mine")
+    assert run_folder.new(None, "sam", "mine").path != begun.path, "nothing was scored"
+    (begun.path / ".unfinished").mkdir()
+    assert run_folder.new(None, "sam", "mine").path == begun.path
+    assert run_folder.new(None, "sam", "other").path != begun.path
+    (begun.path / "records.csv").touch()
+    assert run_folder.new(None, "sam", "mine").path != begun.path
+
+
+def test_an_old_folder_goes_whole(tmp_path, monkeypatch):
+    (tmp_path / "case-1").mkdir()
+    (tmp_path / "case-1/image.npy").touch()
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed before the first file is gone
+    discard(tmp_path / "case-1")
+    assert not (tmp_path / "case-1").exists() and len(list(tmp_path.glob(".building-*/image.npy"))) == 1
