@@ -85,11 +85,12 @@ def together(trainer: Trainer, folder: Path) -> Iterator[None]:
         family.end(str(error))
         raise _out_of_the_loader(error) from error.__cause__
     except Exception as error:
-        gone = _wait_for_lost(notes, PATIENCE if several else 0.0)
+        gone = _wait_for_lost(notes, several)
         family.end("" if gone else f"{type(error).__name__}: {error}")
         if gone:
             raise SamzooError(_epitaph(gone[0])) from error
-        error.add_note(f"samzoo: {here}" if (here := family.here) else "")
+        if family.here is not None:
+            error.add_note(f"samzoo: {family.here}")
         raise
     family.end()
 
@@ -197,11 +198,13 @@ def _epitaph(place: whereabouts.Place) -> str:
     return f"{place.name} was killed at: {place.doing}{_HINT}"
 
 
-def _wait_for_lost(notes: Path, seconds: float) -> list[whereabouts.Place]:
-    until = time.monotonic() + seconds
+def _wait_for_lost(notes: Path, several: bool) -> list[whereabouts.Place]:
+    """Those whose end may be the reason of an error here: of one process, what loads its data."""
+    until = time.monotonic() + (PATIENCE if several else 0.0)
     while True:
         multiprocessing.active_children()  # takes note of those that have ended
-        if (gone := whereabouts.lost(notes)) or time.monotonic() > until:
+        gone = [place for place in whereabouts.lost(notes) if several or place.parent == os.getpid()]
+        if gone or time.monotonic() > until:
             return gone
         time.sleep(0.1)
 

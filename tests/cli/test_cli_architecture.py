@@ -28,6 +28,8 @@ ALLOWED = {
     "leaderboard": {"errors", "reading", "writing", RECORDS, "leaderboard"},
     "run_folder": {"errors", "writing"},
     "training": {"errors", "writing", "run_folder"},
+    "processes": {"errors", "whereabouts"},
+    "preemption": {"termination"},
 }
 HEAVY = {"torch", "lightning", "monai", "torchmetrics", "timm"}
 WITHOUT_TORCH = [
