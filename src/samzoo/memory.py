@@ -117,10 +117,6 @@ def _half(least: int = 1, default: int | None = None) -> Callable[[Any], Any]:
     return less
 
 
-def _to(value: Any) -> Callable[[Any], Any]:
-    return lambda now: None if now == value else value
-
-
 def _half_plane(now: list[int]) -> list[int] | None:
     """Of a patch (T, H, W)."""
     return now and [now[0], *(side // 2 for side in now[1:])]
@@ -133,20 +129,17 @@ REMEDIES = {
     "data.max_side": Remedy(_half(64, 512), "reduced pictures"),
     "trainer.precision": Remedy(lambda now: None if "16" in str(now) else "bf16-mixed", "rounded numbers"),
     "model.init_args.accumulate": Remedy(lambda now: (now or 1) * 2),
-    "model.init_args.checkpointing": Remedy(_to(True), "same result, slower"),
+    "model.init_args.checkpointing": Remedy(lambda now: None if now else True, "same result, slower"),
     "model.init_args.decode_chunk": Remedy(_half(1, 16)),
     "model.init_args.query_chunk": Remedy(_half(1, 6)),
     "model.init_args.masks_per_picture": Remedy(_half(), "another training"),
     "model.init_args.training.masks_per_picture": Remedy(_half(), "another training"),
-    "model.init_args.refinement.detach": Remedy(_to(True), "another training"),
     "model.init_args.refinement.steps": Remedy(_half(), "another training"),
     "model.init_args.image_size": Remedy(_half(32), OTHER_MODEL, keeps_weights=False),
     "model.init_args.patch": Remedy(_half_plane, OTHER_MODEL, keeps_weights=False),
     "model.init_args.patch_voxels": Remedy(_half(4096), OTHER_MODEL, keeps_weights=False),
     "protocol.encode_chunk": Remedy(_half()),
     "protocol.decode_chunk": Remedy(_half()),
-    "protocol.mirror_axes": Remedy(_to([]), "other predictions"),
-    "protocol.window_step": Remedy(_to(1.0), "other predictions"),
 }
 """Every setting that methods name in `memory_settings` and `memory_settings_scoring`."""
 

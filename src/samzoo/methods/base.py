@@ -31,13 +31,13 @@ class Method(LightningModule):
 
     spec: MethodSpec
     """Of the class; an instance whose settings take a prompt kind away has its own."""
-    memory_settings: tuple[str, ...] = ("data.batch_size", "trainer.precision", "model.init_args.image_size")
+    memory_settings: tuple[str, ...] = ("model.init_args.image_size", "data.batch_size", "trainer.precision")
     """Of a training out of memory: what helps, in the order of its effect (`benchmarks/memory_settings.py`)."""
     memory_settings_scoring: tuple[str, ...] = (
+        "model.init_args.image_size",
         "protocol.encode_chunk",
         "protocol.decode_chunk",
         "trainer.precision",
-        "model.init_args.image_size",
     )
     """Of a test or a prediction."""
     lr: float

@@ -51,10 +51,10 @@ class MSAM(CropMethod):
     memory_settings = (
         "model.init_args.image_size",
         "data.batch_size",
-        "model.init_args.refinement.detach",
         "model.init_args.refinement.steps",
         "trainer.precision",
     )
+    memory_settings_scoring = ("model.init_args.image_size", "trainer.precision", "protocol.decode_chunk")
 
     def __init__(
         self,

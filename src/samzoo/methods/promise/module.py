@@ -77,6 +77,12 @@ class ProMISe(Sam2d):
         "model.init_args.decode_chunk",
         "trainer.precision",
     )
+    memory_settings_scoring = (
+        "model.init_args.image_size",
+        "model.init_args.decode_chunk",
+        "protocol.decode_chunk",
+        "trainer.precision",
+    )
 
     def __init__(
         self,
