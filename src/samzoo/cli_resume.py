@@ -93,7 +93,9 @@ def _plain(parser: Parser, config: Any, verb: str) -> dict[str, Any]:
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value.get("kind") == "auto":
+            yield f"{prefix}{key}", "auto"
+        elif isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
