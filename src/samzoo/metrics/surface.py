@@ -5,7 +5,8 @@ anisotropic voxels count by the surface that they stand for. HD95 is MONAI's: th
 percentiles, linearly interpolated, over edge voxels (those with a background neighbour across a face), between their
 middles. So NSD is the surface Dice of DeepMind's surface-distance (Nikolov et al., 2018, arXiv 1809.04430) and HD95 is
 not its robust Hausdorff distance, which is a percentile by area; docs/guide.md has who agrees how closely.
-Cases of depth 1 are scored as pictures, with contours instead of surfaces. A mask that reaches the border of the array is closed there.
+Cases of depth 1 are scored as pictures, with contours instead of surfaces. A mask that reaches the border
+of the array is closed there.
 """
 
 from __future__ import annotations
