@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from samzoo.errors import WeightsError
 from samzoo.methods.base import Method
+from samzoo.sam.checkpoint import check_tensors
 
 
 def check_checkpoint(path: Path) -> None:
@@ -21,13 +21,16 @@ def check_checkpoint(path: Path) -> None:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # broken files fail in as many ways as there are bytes
         raise WeightsError(
             f"{path} is not loaded: it is damaged, no checkpoint, or holds Python objects that could run code; only "
             "plain tensors and numbers are accepted"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise WeightsError(f"{path} is not a checkpoint of samzoo: it holds no state_dict")
+    if not isinstance(content["state_dict"], dict):
+        raise WeightsError(f"{path} is not a checkpoint of samzoo: its state_dict is no mapping of names to tensors")
+    check_tensors(path, content["state_dict"])
 
 
 @contextmanager

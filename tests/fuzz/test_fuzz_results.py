@@ -58,7 +58,8 @@ def test_prompts(tmp_path, scale):
 def rows():
     base = Record(
         dataset="d", method="m", case_id="a", patient="p", class_id=1, class_name="liver", regime="box", step=0,
-        effort=2, oracle_classes=True, oracle_slices="range", tp=8, fp=2, fn=2, dice=0.8, iou=0.666667, nsd_1mm=0.5, nsd_2mm=0.6,
+        effort=2, oracle_classes=True, oracle_slices="range", tp=8, fp=2, fn=2, dice=0.8, iou=0.666667, nsd_1mm=0.5,
+        nsd_2mm=0.6,
         hd95_mm=3.0, encode_seconds=0.125, decode_seconds=0.5, voxel_mm3=0.75,
     )  # fmt: skip
     found = []

@@ -16,9 +16,10 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from tqdm import tqdm
 
-from samzoo.data.disk import disk_errors
+from samzoo.data.disk import NOT_ALLOWED, disk_errors
 from samzoo.download import download
 from samzoo.errors import DataError
+from samzoo.writing import DISK_FULL
 
 SERVER = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
 LICENCE = "Medical Segmentation Decathlon, medicaldecathlon.com, CC-BY-SA 4.0"
@@ -105,9 +106,11 @@ def unpack(tar: Path, root: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
     try:
         with tarfile.open(tar, "r:") as file:
-            members = [m for m in file.getmembers() if not PurePosixPath(m.name).name.startswith("._")]
-            for member in members:
-                _check(member, tar, root.name)
+            members = []
+            for member in file:  # each is looked at before the next one, which a size below 0 could put before it
+                if not PurePosixPath(member.name).name.startswith("._") or member.size < 0:
+                    _check(member, tar, root.name)
+                    members.append(member)
             need, free = sum(m.size for m in members), shutil.disk_usage(root.parent).free
             if need > free:
                 raise DataError(
@@ -120,7 +123,11 @@ def unpack(tar: Path, root: Path) -> None:
         if not (building / root.name / "dataset.json").is_file():
             raise DataError(f"{tar} holds no {root.name}/dataset.json: it is not the archive that it should be")
         os.replace(building / root.name, root)
-    except (tarfile.TarError, EOFError) as error:
+    except OSError as error:
+        if error.errno in (*DISK_FULL, *NOT_ALLOWED):
+            raise
+        raise DataError(f"{tar} can't be unpacked ({error.strerror or error}); delete it and run again") from None
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError) as error:
         raise DataError(f"{tar} can't be unpacked ({error}); delete it and run again to fetch it anew") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -134,5 +141,7 @@ def _check(member: tarfile.TarInfo, tar: Path, folder: str) -> None:
         wrong = "is a link, a device or a sparse file"
     elif not parts or parts[0] != folder or ".." in parts:
         wrong = f"does not lie in {folder}"
+    elif member.size < 0:
+        wrong = "has a size below 0"
     if wrong:
         raise DataError(f"{tar}: {member.name!r} {wrong}; nothing was unpacked, delete the file if you don't trust it")

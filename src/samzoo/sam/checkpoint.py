@@ -71,15 +71,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             data = data[key]
     if not isinstance(data, Mapping) or not data:
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors, or one under 'model')")
-    for key, value in data.items():
-        if not isinstance(value, Tensor):
-            raise WeightsError(
-                f"{path} holds no state dict: its entry {key!r} is a {type(value).__name__}, not a tensor"
-            )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise WeightsError(f"{path}: tensor {key!r} holds NaN or infinite values")
+    check_tensors(path, data)
     # the checkpoint of a run has the network of its method under this name
     return {key.removeprefix("sam."): value for key, value in data.items()}
+
+
+def check_tensors(path: Path, state: Mapping[Any, Any]) -> None:
+    """Whether all entries of a file are plain tensors of finite numbers.
+
+    Raises:
+        WeightsError: one is not, or is larger than the file that it is said to be in.
+    """
+    size = path.stat().st_size
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} holds no state dict: its entry {key!r:.80} is a {type(value).__name__}, not a tensor by name"
+            )
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+            raise WeightsError(f"{path}: tensor {key!r} is sparse, quantised, complex or empty; save plain numbers")
+        if value.numel() * value.element_size() > size:
+            raise WeightsError(f"{path}: tensor {key!r} of {tuple(value.shape)} is larger than the file; it is damaged")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise WeightsError(f"{path}: tensor {key!r} holds NaN or infinite values")
 
 
 def _read_torch(path: Path) -> Any:
