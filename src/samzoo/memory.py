@@ -144,16 +144,19 @@ REMEDIES = {
 """Every setting that methods name in `memory_settings` and `memory_settings_scoring`."""
 
 
-def remedies(method: Method, scoring: bool, config: dict[str, Any], cuda: bool) -> list[tuple[str, Any, Any, Remedy]]:
+def remedies(
+    method: Method, scoring: bool, config: dict[str, Any], cuda: bool, pictures: bool = False
+) -> list[tuple[str, Any, Any, Remedy]]:
     """The three first settings of a method that still have something to give: name, value now, a better one, remedy.
 
     Args:
         scoring: whether whole cases are scored or predicted, rather than trained on.
         config: all settings, nested.
+        cuda, pictures: whether it runs there, and on pictures rather than volumes.
     """
     found = []
     for name in method.memory_settings_scoring if scoring else method.memory_settings:
-        if name == "trainer.precision" and not cuda:
+        if (name == "trainer.precision" and not cuda) or (name == "data.max_side" and not pictures):
             continue
         now: Any = config
         for key in name.split("."):
@@ -190,10 +193,11 @@ class Watch(Callback):
     """Knows what is being done."""
 
     doing = "setting up"
-    scoring = False
+    scoring = pictures = False
 
     def score(self, case: Case) -> None:
         self.doing, self.scoring = f"at case {case.id!r}", True
+        self.pictures = not case.source.lower().endswith((".nii", ".nii.gz"))
 
     def cases(self, cases: Iterable[Case]) -> Iterator[Case]:
         """The same cases, each told when it is handed out."""
@@ -236,7 +240,7 @@ def memory_errors(
         if not is_out_of_memory(error):
             raise
         cuda = trainer.strategy.root_device.type == "cuda"
-        helping = remedies(method, watch.scoring, config(), cuda)
+        helping = remedies(method, watch.scoring, config(), cuda, watch.pictures)
         lines = [f"out of memory{_amount(error)}, {watch.doing}; what helps, most first:"]
         lines += [f"  --{n} {_text(v)}   (now {_text(now)}; {r.changes})" for n, now, v, r in helping]
         if not helping:

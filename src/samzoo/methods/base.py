@@ -34,6 +34,7 @@ class Method(LightningModule):
     memory_settings: tuple[str, ...] = ("model.init_args.image_size", "data.batch_size", "trainer.precision")
     """Of a training out of memory: what helps, in the order of its effect (`benchmarks/memory_settings.py`)."""
     memory_settings_scoring: tuple[str, ...] = (
+        "data.max_side",
         "model.init_args.image_size",
         "protocol.encode_chunk",
         "protocol.decode_chunk",

@@ -71,13 +71,14 @@ class ProMISe(Sam2d):
         frozen="all of SAM",
     )
     memory_settings = (
+        "model.init_args.decode_chunk",
         "model.init_args.image_size",
         "data.batch_size",
         "data.features",
-        "model.init_args.decode_chunk",
         "trainer.precision",
     )
     memory_settings_scoring = (
+        "data.max_side",
         "model.init_args.image_size",
         "model.init_args.decode_chunk",
         "protocol.decode_chunk",
