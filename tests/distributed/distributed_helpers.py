@@ -32,7 +32,7 @@ def faulty(fault, rank, place, *args):
 
 def ended(process, died, seconds=20):
     """Everything that was said, once all processes are gone, which they have to be soon after `died` was there."""
-    said, _ = process.communicate(timeout=200)
+    said, _ = process.communicate(timeout=600)
     last = time.time()
     assert last - died.stat().st_mtime < seconds, said
     while left := in_session(process.pid):

@@ -57,12 +57,13 @@ def test_a_killed_process_is_told_by_the_first(work):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("fault", "rank", "place", "verb", "message"),
     [
         ("raise", 1, "scoring", "test", rf"process 1 of 2 (failed|ended with exit code 1) at: test case {CASE}"),
         ("refuse", 1, "scoring", "test", r"samzoo test: labels/x.png: this file is broken"),
-        ("raise", 0, "scoring", "test", rf"boom\nsamzoo: process 0 of 2 .* at: test case {CASE}"),
+        ("raise", 0, "scoring", "test", rf"boom\n(\[rank0\]: )?samzoo: process 0 of 2 .* at: test case {CASE}"),
         ("kill", 0, "scoring", "test", rf"process 0 of 2 was killed at: test case {CASE}"),
         ("kill", 1, "scoring", "validate", rf"process 1 of 2 was killed by SIGKILL at: validation case {CASE}"),
         ("kill", 1, "training", "fit", rf"process 1 of 2 was killed by SIGKILL at: training cases {CASE}"),
@@ -81,6 +82,7 @@ def test_any_process_that_dies_ends_all(work, fault, rank, place, verb, message)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("number", "everywhere", "code"),
     [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGINT, True, 130)],

@@ -40,6 +40,7 @@ def slices(run):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("unit", UNITS)
 def test_any_number_of_processes_writes_the_same(work, unit, capsys):
     settings = ["--data=datasets/phantom.yaml", *SMALL, "--zero-shot", *UNITS[unit]]
