@@ -9,7 +9,7 @@ from samzoo.prompts.batched import random_error_clicks
 from samzoo.types import IGNORE
 
 CONSTANT = 1e-6
-"""Deviation of a crop, of values in [0, 1], up to which all its voxels count as equal."""
+"""Difference of values in [0, 1] up to which they count as equal."""
 
 
 def reversed_axes(x: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def normalised(x: Tensor, zero: float) -> Tensor:
         x: (B, C, S, S, S).
     """
     x = x.float()
-    inside = x > zero
+    inside = x > zero + CONSTANT  # resampling leaves what lies around a volume at `zero` only up to rounding
     mean, deviation = _moments(x, inside)
     everywhere = torch.ones_like(inside)
     whole_mean, whole_deviation = _moments(x, everywhere)
