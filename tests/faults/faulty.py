@@ -9,6 +9,7 @@ import csv
 import errno
 import hashlib
 import json
+import logging
 import os
 import random
 import re
@@ -168,6 +169,10 @@ def _become(args: list[str], folder: Path, fault: Fault | None, output: int) -> 
         for number in (1, 2):
             os.dup2(output, number)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        for logger in (logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)):
+            for handler in logger.handlers:  # of the process that was forked, whose streams may be files
+                if isinstance(handler, logging.StreamHandler):
+                    handler.setStream(sys.stderr)
         torch.set_num_threads(1)
         _note_what_is_done()
         cli_runner.subprocess = _ForkedCommands

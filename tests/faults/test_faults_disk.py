@@ -9,7 +9,8 @@ from faulty import COMMANDS, Fault, content, done_twice, leftovers, prepared, ru
 
 def is_well_ended(name, fault, ended):
     """An error for people, that names a file or a folder."""
-    well = ended.code == 1 and "no space left" in ended.said and "Traceback" not in ended.said
+    told = "no space left" in ended.said or ("GB are free; free some" in ended.said and name == "features")
+    well = ended.code == 1 and told and "Traceback" not in ended.said
     if not well:
         print(f"{name}, {fault}: {ended.code}\n{ended.said[-3000:]}")
     return well
