@@ -24,12 +24,15 @@ ALLOWED = {
     "metrics": BASE | {"metrics"},
     "data": BASE | {"data"},
     "methods": BASE | {"sam", "prompts", "methods"},
-    "evaluation": BASE | {"prompts", "metrics", "methods.base", "evaluation"},
+    "evaluation": BASE | {"__version__", "run_folder", "prompts", "metrics", "methods.base", "evaluation"},
     "leaderboard": {"errors", "reading", "writing", RECORDS, "leaderboard"},
     "run_folder": {"errors", "writing"},
-    "training": {"errors", "writing", "run_folder"},
+    "termination": set(),
+    "training": {"errors", "writing", "run_folder", "termination"},
     "processes": {"errors", "whereabouts"},
     "preemption": {"termination"},
+    "memory": {"errors", "types", "methods.base"},
+    "batch_size": {"errors", "memory", "data", "methods.base"},
 }
 HEAVY = {"torch", "lightning", "monai", "torchmetrics", "timm"}
 WITHOUT_TORCH = [
