@@ -12,13 +12,13 @@ from pathlib import Path
 from samzoo.cli_config import PARTS, UsageError, find_config
 from samzoo.cli_runner import run_here, visible_gpus
 from samzoo.cli_suite import Job, jobs
-from samzoo.errors import SamzooError
+from samzoo.errors import DataError, SamzooError
 from samzoo.leaderboard.board import Missing, TestedRun
 from samzoo.leaderboard.suite import Suite, read_suite
 from samzoo.paths import find_root
 
 SUITE = "leaderboard/suite.yaml"
-OWN_SUITE = "own_tiny.yaml"
+OWN_SUITE, OWN_PICTURES = "own_tiny.yaml", "own_tiny_pictures.yaml"
 
 
 def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
@@ -26,7 +26,7 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
         return _merge(parser, args[1:])
     parser.epilog = "samzoo leaderboard merge OUT RUN_FOLDER ...   puts runs of other groups on one board (--help)"
     parser.add_argument(
-        "--suite", metavar="FILE", help=f"default: {SUITE}; with --root {OWN_SUITE}, which comes with samzoo"
+        "--suite", metavar="FILE", help=f"default: {SUITE}; with --root {OWN_SUITE} or {OWN_PICTURES}, that come along"
     )
     parser.add_argument("--root", metavar="DIR", help="a data set of your own, for all cells: all methods on it")
     parser.add_argument(
@@ -66,6 +66,8 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     if options.slurm and options.launcher != "slurm":
         raise UsageError("--slurm belongs to --launcher slurm")
     suite = _suite(options, _settings(settings))
+    if options.root:
+        print(f"suite {suite.path.name}; board and runs go to {_out(suite.path, options)}", flush=True)
     todo = jobs(suite)
     failures = _run(todo, suite.runs, options) if options.fit else {}
     runs, missing = load([(j.cell.name, j.seed, j.folder) for j in todo if j.complete])
@@ -103,7 +105,7 @@ def _suite(options: argparse.Namespace, settings: Sequence[str]) -> Suite:
     """The suite with what the command line says of all its cells."""
     if options.minutes is not None and not options.minutes > 0:
         raise UsageError("--minutes must be more than 0")
-    given = options.suite or (OWN_SUITE if options.root else SUITE)
+    given = options.suite or (_own_suite(options.root) if options.root else SUITE)
     path = Path(given)
     suite = read_suite(find_config(given, "suites") if options.root and not path.is_file() else path)
     common, trained = list(settings), []
@@ -117,6 +119,19 @@ def _suite(options: argparse.Namespace, settings: Sequence[str]) -> Suite:
         trained = [f"--trainer.max_time={days:02d}:{hours:02d}:{int(minutes):02d}:{round(minutes % 1 * 60) % 60:02d}"]
     cells = [replace(c, settings=(*c.settings, *common, *(trained if c.fit else ()))) for c in suite.cells]
     return replace(suite, cells=tuple(cells))
+
+
+def _own_suite(root: str) -> str:
+    """By what the data set holds, volumes or pictures."""
+    from samzoo.data.index import PICTURE_ENDINGS, ReadSettings
+    from samzoo.data.readers import read_index
+
+    try:
+        entries = read_index(find_root(root), ReadSettings()).entries
+    except DataError:
+        return OWN_SUITE  # it needs settings, and its cells tell what is wrong
+    pictures = entries[0].images[0].name.lower().endswith(PICTURE_ENDINGS)
+    return OWN_PICTURES if pictures else OWN_SUITE
 
 
 def _out(suite: Path, options: argparse.Namespace) -> Path:

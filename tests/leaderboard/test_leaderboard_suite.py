@@ -1,8 +1,11 @@
 """What a suite asks for, and under which signature."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from samzoo import cli_leaderboard, cli_suite
 from samzoo.cli import main
@@ -205,11 +208,21 @@ def test_all_methods_on_data_of_ones_own(work, started):
     line = ["leaderboard", "--fit", "--root", "scans", "--minutes", "90.5", "--data.mask_threshold", "127"]
     assert main(line) == 0
     root = f"--data.root={work / 'scans'}"
-    assert len(started) > 10 and all(root in job.cell.settings for job in started)
+    assert len(started) == 12 and all(root in job.cell.settings for job in started)
     assert all("--data.mask_threshold=127" in job.cell.settings for job in started)
     trained = {job.cell.name for job in started if "--trainer.max_time=00:01:30:30" in job.cell.settings}
     assert trained == {job.cell.name for job in started if job.cell.fit}
     assert {job.folder.parent for job in started} == {Path("leaderboard/scans/runs")}
+
+
+def test_pictures_have_a_suite_without_clicks_in_3d(work, started):
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(work / "a.png")
+    for folder in ("images", "masks"):
+        (work / "cells" / folder).mkdir(parents=True)
+        shutil.copy(work / "a.png", work / "cells" / folder)
+    assert main(["leaderboard", "--fit", "--root", "cells"]) == 0
+    assert {"masksam", "promise", "sam_med2d", "unet"} <= {job.cell.name for job in started}
+    assert not any(job.cell.name.startswith(("m_sam", "sam_med3d")) for job in started)
 
 
 @pytest.mark.parametrize(
