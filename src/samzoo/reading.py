@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -90,6 +91,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """As `printable`, but line breaks and tabs are a space."""
+    return printable(re.sub(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]+", " ", text))
 
 
 def _escape(character: str) -> str:

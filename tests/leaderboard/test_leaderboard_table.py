@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from board_fakes import fake_board, fake_section
@@ -13,6 +14,7 @@ from samzoo.errors import ConfigError
 from samzoo.leaderboard import read_suite
 from samzoo.leaderboard.board import Board, Estimate
 from samzoo.leaderboard.markdown import escaped, markdown
+from samzoo.leaderboard.page import Page
 from samzoo.leaderboard.table import (
     comparison_table,
     cost_table,
@@ -124,7 +126,7 @@ def test_no_folder_of_a_machine_is_shown(section):
     assert "/home" not in csv_text(Board((replace(section, entries=entries),)))
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@sum(a)", "\tx"])
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@sum(a)", " =x", "\uff1dx"])
 def test_no_name_becomes_a_formula(section, name):
     rows = list(csv.DictReader(io.StringIO(csv_text(Board((rename(section, "unet", name),))))))
     assert {r["entry"] for r in rows if r["method"] == "UNet"} == {f"'{name}"}
@@ -157,6 +159,39 @@ def test_markdown_names_are_text(section):
     assert r"| a\|b &lt;script>\`x\`\*[y\](z) | UNet |" in text
     assert "<script" not in text
     assert escaped("box_3d _x_") == r"box_3d \_x\_"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("__a__", r"\_\_a\_\_"),
+        ("$x$", r"\$x\$"),
+        ("http://x www.x", r"http\://x www\.x"),
+        ("a\x00\u202eb\u2028\ud800", r"a\\x00\\u202eb \\ud800"),
+        ("12_box", "12_box"),
+    ],
+)
+def test_nothing_in_a_name_is_markdown_or_invisible(name, shown):
+    assert escaped(name) == shown
+
+
+def test_a_name_at_the_start_of_a_line_is_a_name(section):
+    rankings = tuple(replace(r, regime=name, note="few") for r, name in zip(section.rankings, "#-1", strict=False))
+    rankings = (*rankings[:2], replace(rankings[2], regime="1. x"))
+    text = markdown(Board((replace(section, rankings=rankings),)), ((),), ((),))
+    assert "\n\\#: few\n" in text and "\n\\-: few\n" in text and "\n1\\. x: few\n" in text
+
+
+def test_a_bracket_in_a_name_does_not_end_a_picture(section):
+    picture = SimpleNamespace(name="effort", file="figures/x.png", alt="a] b [c")
+    assert "\n![a) b (c](figures/x.png)\n" in markdown(Board((section,)), ((picture,),), ((),))
+
+
+def test_control_characters_are_shown_in_the_page_and_the_csv(tmp_path, section):
+    board = Board((rename(section, "unet", "a\x07\u202eb\nc"),))
+    page = Page(tmp_path).render(board, ((),), ((),))
+    assert r">a\x07\u202eb c<" in page and "\x07" not in page and "\u202e" not in page
+    assert r",a\x07\u202eb c,UNet" in csv_text(board)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from samzoo.leaderboard.board import Board, Section
 from samzoo.leaderboard.content import METHODS, answer, overview_table, parts, sizes
 from samzoo.leaderboard.papers import paper_tables
 from samzoo.leaderboard.table import Table, missing_table
+from samzoo.reading import printable
 
 if TYPE_CHECKING:
     from samzoo.leaderboard.figures import Figure
@@ -34,12 +35,12 @@ def markdown(board: Board, figures: Sequence[Sequence[Figure]], overlays: Sequen
 
 def _section(name: str, section: Section, figures: Sequence[Figure], overlays: Sequence[Overlay]) -> list[str]:
     lines = ["", f"## {escaped(section.title)}", "", escaped(sizes(section)), ""]
-    lines += "\n>\n".join(f"> {escaped(text)}" for text in answer(section)).split("\n")
+    lines += "\n>\n".join(f"> {_paragraph(text)}" for text in answer(section)).split("\n")
     lines += [f"\n**Note:** {escaped(note)}" for note in section.notes]
     own = parts(section)
     for part in own:
         lines += ["", f'<a id="{name}-{part.name}"></a>', "", f"### {part.title}"]
-        lines += [f"\n{escaped(text)}" for text in part.texts]
+        lines += [f"\n{_paragraph(text)}" for text in part.texts]
         lines += [_image(f) for f in figures if f.name in part.figures]
         for table in part.tables:
             lines += _table(table)
@@ -59,7 +60,8 @@ def _section(name: str, section: Section, figures: Sequence[Figure], overlays: S
 
 
 def _image(figure: Figure | Overlay) -> str:
-    return f"\n![{escaped(figure.alt)}]({figure.file})"
+    alt = escaped(figure.alt.replace("[", "(").replace("]", ")"))  # a bracket without its other would end it
+    return f"\n![{alt}]({figure.file})"
 
 
 def _table(table: Table, caption: bool = True) -> list[str]:
@@ -75,6 +77,12 @@ def _line(cells: Iterable[str]) -> str:
 
 def escaped(text: str) -> str:
     """Text on one line in which nothing is taken for markup; brackets of intervals stay readable."""
-    text = re.sub(r"([\\|`*~])", r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
-    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+    text = re.sub(r"([\\|`*~$])", r"\\\1", printable(" ".join(text.split()))).replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is none
+    text = re.sub(r"(?<=www)\.|:(?=//)", r"\\\g<0>", text, flags=re.IGNORECASE)
     return re.sub(r"\](?=[(\[:])", r"\\]", text)
+
+
+def _paragraph(text: str) -> str:
+    """Escaped text that begins no heading, list, quotation or line."""
+    return re.sub(r"^(\d*)(?=[#>+.)=-])", r"\1\\", escaped(text))

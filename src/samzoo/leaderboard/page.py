@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from samzoo.leaderboard.board import Board, Section
 from samzoo.leaderboard.content import METHODS, Part, answer, overview_table, parts, sizes
 from samzoo.leaderboard.papers import paper_tables
 from samzoo.leaderboard.table import Cell, Table, missing_table
+from samzoo.reading import one_line
 
 if TYPE_CHECKING:
     from samzoo.leaderboard.figures import Figure
@@ -26,7 +27,7 @@ WIDE = 40
 
 
 class Page:
-    """Builds the page; everything that comes from files goes through `escape`."""
+    """Builds the page; everything that comes from files goes through `_escaped`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +47,7 @@ class Page:
         if board.missing:
             main.append(_heading(2, "missing", titles["missing"]) + self._table(missing_table(board.missing)))
         main += [_heading(2, "papers", titles["papers"]), self._papers(board)]
-        terms = "\n".join(f"<dt>{escape(term)}</dt>\n<dd>{escape(text)}</dd>" for term, text in METHODS.items())
+        terms = "\n".join(f"<dt>{_escaped(term)}</dt>\n<dd>{_escaped(text)}</dd>" for term, text in METHODS.items())
         main += [_heading(2, "methods", titles["methods"]), f"<dl>\n{terms}\n</dl>"]
         css, js = ((TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
         policy = f"default-src 'none'; img-src data:; style-src '{_hash(css)}'; script-src '{_hash(js)}'"
@@ -66,7 +67,7 @@ class Page:
         self, name: str, section: Section, own: list[Part], figures: Sequence[Figure], overlays: Sequence[Overlay]
     ) -> str:
         lines = [f'<section aria-labelledby="{name}">', _heading(2, name, section.title)]
-        lines.append(f'<p class="size">{escape(sizes(section))}</p>')
+        lines.append(f'<p class="size">{_escaped(sizes(section))}</p>')
         lines.append(f'<div class="answer">\n{_paragraphs(answer(section))}\n</div>')
         if section.notes:
             lines.append(f'<div class="notes" role="note">\n{_paragraphs(section.notes)}\n</div>')
@@ -76,7 +77,8 @@ class Page:
             lines += [self._figure(f) for f in figures if f.name in part.figures]
             lines += [self._table(t) for t in part.tables]
             lines += [
-                f"<details>\n<summary>{escape(t.caption)}</summary>\n{self._table(t)}\n</details>" for t in part.folded
+                f"<details>\n<summary>{_escaped(t.caption)}</summary>\n{self._table(t)}\n</details>"
+                for t in part.folded
             ]
             if part.see:
                 see, text = part.see
@@ -95,21 +97,21 @@ class Page:
         heading = _heading(level, "", figure.title) if level else ""
         text = figure.caption if level else f"{figure.title}. {figure.caption}"
         image = self._image(figure.file, figure.alt)
-        return f"{heading}<figure>\n{image}\n<figcaption>{escape(text)}</figcaption>\n</figure>"
+        return f"{heading}<figure>\n{image}\n<figcaption>{_escaped(text)}</figcaption>\n</figure>"
 
     def _replay(self, overlay: Overlay) -> str:
         frames = (
-            f'<li data-when="{escape(when)}"><figure>\n{self._image(frame, f"{overlay.title}, {when}: {seen}")}\n'
-            f"<figcaption>{escape(when)}. {escape(seen)}</figcaption>\n</figure></li>"
+            f'<li data-when="{_escaped(when)}"><figure>\n{self._image(frame, f"{overlay.title}, {when}: {seen}")}\n'
+            f"<figcaption>{_escaped(when)}. {_escaped(seen)}</figcaption>\n</figure></li>"
             for frame, (when, seen) in zip(overlay.frames, overlay.steps, strict=True)
         )
-        title = escape(overlay.title)
-        head = f"{_heading(4, '', overlay.title)}\n<p>{escape(overlay.caption)}</p>"
+        title = _escaped(overlay.title)
+        head = f"{_heading(4, '', overlay.title)}\n<p>{_escaped(overlay.caption)}</p>"
         return f'{head}\n<ol class="frames" data-label="{title}">\n{_lines(frames)}\n</ol>'
 
     def _image(self, file: str, alt: str) -> str:
         data = base64.b64encode((self.folder / file).read_bytes()).decode()
-        return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+        return f'<img alt="{_escaped(alt)}" src="data:image/png;base64,{data}">'
 
     def _table(self, table: Table) -> str:
         self._captions += 1
@@ -117,7 +119,7 @@ class Page:
         numeric = [any(isinstance(row[i].value, int | float) for row in table.rows) for i in range(len(table.columns))]
         kinds = ["sortable"] * table.sortable + ["wide"] * any(len(c.text) > WIDE for row in table.rows for c in row)
         head = (
-            f'<th scope="col"{_class(right)}>{escape(name)}</th>'
+            f'<th scope="col"{_class(right)}>{_escaped(name)}</th>'
             for name, right in zip(table.columns, numeric, strict=True)
         )
         body = (
@@ -126,7 +128,7 @@ class Page:
         return (
             f'<div class="scroll" role="region" aria-labelledby="{caption}" tabindex="0">\n'
             f'<table class="{" ".join(kinds)}">\n'
-            f'<caption id="{caption}"><span>{escape(table.caption)}</span></caption>\n'
+            f'<caption id="{caption}"><span>{_escaped(table.caption)}</span></caption>\n'
             f"<thead>\n<tr>{''.join(head)}</tr>\n</thead>\n<tbody>\n{_lines(body)}\n</tbody>\n</table>\n</div>"
         )
 
@@ -136,7 +138,7 @@ class Page:
             "where nothing was. Where the protocols differ the two numbers say little about each other.</p>"
         ]
         for citation, link, table in paper_tables(board):
-            lines.append(f'<p><a href="{escape(link)}">{escape(citation)}</a></p>\n{self._table(table)}')
+            lines.append(f'<p><a href="{_escaped(link)}">{_escaped(citation)}</a></p>\n{self._table(table)}')
         return _lines(lines)
 
 
@@ -144,17 +146,24 @@ def _links(name: str, section: Section, own: Iterable[Part], overlays: Sequence[
     links = [(part.name, part.title) for part in own]
     links += [("cases", "Cases to look at")] * any(not o.frames for o in overlays)
     links += [("replay", "Prompts, step by step")] * any(o.frames for o in overlays)
-    inner = "".join(f'<li><a href="#{name}-{part}">{escape(title)}</a></li>' for part, title in links)
-    return f'<li><a href="#{name}">{escape(section.title)}</a>\n<ul>{inner}</ul></li>'
+    inner = "".join(f'<li><a href="#{name}-{part}">{_escaped(title)}</a></li>' for part, title in links)
+    return f'<li><a href="#{name}">{_escaped(section.title)}</a>\n<ul>{inner}</ul></li>'
 
 
 def _cell(cell: Cell, is_header: bool, right: bool) -> str:
     """A number, or a dash among numbers, carries what it is sorted by."""
-    value = f' data-v="{"" if cell.value is None else escape(str(cell.value))}"' if right or cell.value is None else ""
+    value = (
+        f' data-v="{"" if cell.value is None else _escaped(str(cell.value))}"' if right or cell.value is None else ""
+    )
     if is_header:
-        return f'<th scope="row"{value}>{escape(cell.text)}</th>'
+        return f'<th scope="row"{value}>{_escaped(cell.text)}</th>'
     kind = ' class="long"' if len(cell.text) > 3 * WIDE else _class(right)
-    return f"<td{kind}{value}>{escape(cell.text)}</td>"
+    return f"<td{kind}{value}>{_escaped(cell.text)}</td>"
+
+
+def _escaped(text: str) -> str:
+    """Text in which nothing is taken for markup, and nothing is invisible or turns the direction of what follows."""
+    return escape_html(one_line(text))
 
 
 def _class(right: bool) -> str:
@@ -163,11 +172,11 @@ def _class(right: bool) -> str:
 
 def _heading(level: int, name: str, title: str) -> str:
     anchor = f' id="{name}"' if name else ""
-    return f"<h{level}{anchor}>{escape(title)}</h{level}>"
+    return f"<h{level}{anchor}>{_escaped(title)}</h{level}>"
 
 
 def _paragraphs(texts: Iterable[str]) -> str:
-    return _lines(f"<p>{escape(text)}</p>" for text in texts)
+    return _lines(f"<p>{_escaped(text)}</p>" for text in texts)
 
 
 def _lines(lines: Iterable[str]) -> str:

@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 from samzoo.evaluation.records import METRICS
 from samzoo.leaderboard.board import Board, BreakEven, Cost, Entry, Estimate, Missing, Ranking, Row, Section
+from samzoo.reading import one_line
 
 DASH = "–"
 SEEN = "†"
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a formula begins, in full width, too."""
 LEVEL = 0.05
 """Of Holm's corrected p, below which a difference is called one."""
 METRIC_NAMES = {"dice": "Dice", "iou": "IoU", "nsd_1mm": "NSD@1mm", "nsd_2mm": "NSD@2mm", "hd95_mm": "HD95 mm"}
@@ -233,11 +236,14 @@ def csv_text(board: Board) -> str:
 
 
 def _csv_cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Text is on one line; what a spreadsheet would take for a formula gets an apostrophe in front."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
