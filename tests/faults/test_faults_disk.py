@@ -74,7 +74,7 @@ def test_a_disk_that_is_full(small_disk, reference, tally, seed):
             tally.well[f"full tmpfs in {name}"] += well
             assert well, f"{name} on a disk of {size:.0f} KiB: {ended.code} {ended.said[-3000:]}"
             size = max(size, _used(disk)) * rng.uniform(1.02, 1.6)
-        resize(200_000)
+        resize(1_000_000)
         ended = run(command, folder)
         assert ended.code == 0, f"{name}: {ended.said[-3000:]}"
     assert_as_undisturbed(folder, whole)
