@@ -186,6 +186,7 @@ def test_run_json_says_where_the_records_come_from(tmp_path):
     info = json.loads((tmp_path / "run.json").read_text())
     assert info["config"] == {"model": "methods/x.yaml"} and info["training"]["training_seconds"] == 12.5
     assert info["method"] == "BoxDrawer" and info["dataset"] == "made-up"
+    assert info["records"] == len(read_records(tmp_path / "records.csv"))
     assert info["parameters_total"] == info["parameters_trained"] == 1
     assert info["peak_memory_bytes"] > 1e6 and info["cost"]["ms_per_encode"] > 0 and info["flops"]["encode"] == 0
     assert info["versions"]["torch"] and info["device"]["type"] == "cpu"

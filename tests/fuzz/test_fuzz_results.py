@@ -196,6 +196,7 @@ INFO = {
     "flops": {"encode": 10, "prompt": 1},
     "cost": {"ms_per_encode": 1.0, "cases": {c: {"images_encoded": 1, "prompts_decoded": 2} for c in "abc"}},
     "peak_memory_bytes": 7,
+    "records": len(rows()),
 }
 
 
@@ -225,6 +226,24 @@ def test_run_json(tmp_path, scale):
     sound = read(json.dumps(INFO).encode())
     mutants = json_mutants(INFO).map(lambda m: m._replace(bad=m.bad and "init_args" not in m.what))
     fuzz("run.json", mutants, read, sound, ("run.json", "records.csv"), int(500 * scale))
+
+
+def test_rows_that_were_lost(tmp_path):
+    """Whole rows less or more than run.json tells of."""
+    write_records(tmp_path / "records.csv", rows())
+    (tmp_path / "run.json").write_text(json.dumps(INFO))
+    lines = (tmp_path / "records.csv").read_text().splitlines(keepends=True)
+
+    def read(content):
+        (tmp_path / "records.csv").write_text("".join(content))
+        return load_run("one", tmp_path).records
+
+    sound = read(lines)
+    numbers = range(1, len(lines))
+    mutants = [Mutant(f"without line {n + 1}", lines[:n] + lines[n + 1 :], True) for n in numbers]
+    mutants += [Mutant(f"cut after line {n}", lines[:n], True) for n in numbers]
+    mutants += [Mutant(f"without case {c}", [line for line in lines if f",m,{c}," not in line], True) for c in "abcd"]
+    fuzz("lost rows of records.csv", mutants, read, sound, "records.csv")
 
 
 @both

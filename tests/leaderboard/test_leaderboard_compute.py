@@ -394,6 +394,14 @@ def test_run_json_of_another_kind_is_refused(tmp_path, info, message):
     assert str(folder / "run.json") in str(caught.value)
 
 
+def test_records_that_lost_rows_are_refused(tmp_path):
+    """A whole case less contradicts nothing within the file."""
+    both = [record(0, 0.8, iou=2 / 3), record(1, 0.8, iou=2 / 3)]
+    assert len(load_run("a", save(tmp_path / "run", both, {"records": 2})).records) == 2
+    with pytest.raises(DataError, match=r"less/records.csv has 1 rows, run.json tells of 2: rows were lost or added"):
+        load_run("a", save(tmp_path / "run", both[:1], {"records": 2}))
+
+
 def test_missing_damaged_and_empty_files_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"run.json can't be read"):
         load_run("a", tmp_path)

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from samzoo.cli_checkpoint import check_checkpoint
 from samzoo.errors import WeightsError
 from samzoo.sam import ARCHITECTURES, build_sam, load_weights
+from samzoo.sam.checkpoint import read_state_dict
 from samzoo.sam.weights import WEIGHTS, file_sha256
 
 
@@ -219,3 +221,32 @@ def test_a_cached_file_with_another_hash_is_not_used(small, trained, home):
     torch.save(trained, path)
     with pytest.raises(WeightsError, match=r"has sha256 .* but sam_vit_b has ec2df627.*delete it"):
         load_weights(build_sam(small), "sam_vit_b")
+
+
+def test_whole_numbers_are_no_weights(small, trained, tmp_path):
+    """A header that names another type of as many bytes: 1.0 would become 1065353216."""
+    key = "image_encoder.patch_embed.proj.weight"
+    save_file(trained | {key: trained[key].view(torch.int32)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        WeightsError, match=f"x.safetensors does not fit: tensor {key} is int32 in the file and float32"
+    ):
+        load_weights(build_sam(small), tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({1: torch.ones(2)}, "its entry 1 is a Tensor, not a tensor by name"),
+        ({"a": torch.ones(3, dtype=torch.complex64)}, "'a' is sparse, quantised, complex or empty"),
+        ({"a": torch.eye(3).to_sparse()}, "'a' is sparse, quantised, complex or empty"),
+        ({"a": torch.ones(3, device="meta")}, "'a' is sparse, quantised, complex or empty"),
+        ({"a": torch.zeros(1).expand(10**6, 10**6)}, "'a' of .1000000, 1000000. is larger than the file"),
+        ({"a": torch.tensor([1.0, float("inf")])}, "'a' holds NaN or infinite values"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.ckpt"])
+def test_tensors_that_are_no_plain_numbers(tmp_path, content, message, name):
+    path = tmp_path / name
+    torch.save({"state_dict": content}, path)
+    with pytest.raises(WeightsError, match=f"{name}.*{message}"):
+        (read_state_dict if name == "x.pth" else check_checkpoint)(path)

@@ -213,6 +213,7 @@ class EvaluationProtocol(Callback):
         folder = self._folder
         names = self._settings.class_names
         info = run_info(trainer, pl_module) | {
+            "records": len(records),
             "protocol": self._described(),
             "flops": flops,
             "peak_memory_bytes": peak,

@@ -19,6 +19,7 @@ TYPES: Mapping[str, type] = {
     "dataset": str,
     "dataset_signature": str,
     "test_signature": str,
+    "records": float,
     "train_signature": str,
     "config": dict,
     "config.model": dict,
@@ -85,6 +86,11 @@ def load_run(entry: str, folder: Path, seed: int | None = None) -> TestedRun:
     records = read_records(folder / "records.csv")
     if not records:
         raise DataError(f"{folder / 'records.csv'} holds no records: was the test interrupted? Test again")
+    if info.get("records") not in (None, len(records)):
+        raise DataError(
+            f"{folder / 'records.csv'} has {len(records)} rows, {path.name} tells of {info['records']}: rows were lost "
+            "or added; test again"
+        )
     there = {r.case_id for r in records}
     answered = {name for name, case in part(info, "cost", "cases").items() if (case or {}).get("prompts_decoded")}
     if lost := sorted(answered - there):

@@ -110,6 +110,9 @@ def load_weights(
     resized = {}
     for key, tensor in held.items():
         target = tuple(own[key].shape)
+        if tensor.is_floating_point() != own[key].is_floating_point():
+            kinds = f"{tensor.dtype} in the file and {own[key].dtype} in the model".replace("torch.", "")
+            raise WeightsError(f"{file.path} does not fit: tensor {key} is {kinds}")
         if tuple(tensor.shape) != target:
             held[key] = _resize(file.path, key, tensor, state, own)
             resized[key] = (tuple(tensor.shape), target)
