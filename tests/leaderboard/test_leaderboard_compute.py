@@ -399,7 +399,7 @@ def test_records_that_lost_rows_are_refused(tmp_path):
     both = [record(0, 0.8, iou=2 / 3), record(1, 0.8, iou=2 / 3)]
     assert len(load_run("a", save(tmp_path / "run", both, {"records": 2})).records) == 2
     with pytest.raises(DataError, match=r"less/records.csv has 1 rows, run.json tells of 2: rows were lost or added"):
-        load_run("a", save(tmp_path / "run", both[:1], {"records": 2}))
+        load_run("a", save(tmp_path / "less", both[:1], {"records": 2}))
 
 
 def test_missing_damaged_and_empty_files_are_refused(tmp_path):
