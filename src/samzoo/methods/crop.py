@@ -45,8 +45,8 @@ class Refinement:
         steps_without_click: SAM-Med3D's training: one step of those between the first and the last but one, and the
             last, refine the mask without a new click.
         click_threshold: logit above which training takes a voxel for predicted when it looks for errors to click at.
-        detach: no gradient flows from one step into the one before: other training than published, and hardly less memory
-            (1 %, measured), for all steps wait for one backward pass.
+        detach: no gradient flows from one step into the one before: other training than published, and hardly less
+            memory (1 %, measured), for all steps wait for one backward pass.
         box_fraction: share of the training steps that begin with a box instead of a click.
         loss: "dice", or "dice_ce", which adds binary cross entropy.
 
