@@ -33,6 +33,19 @@ def parameters(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+class Cell:
+    """`run_job`, which submitit puts back into the queue: when pre-empted, and so often when its time is over."""
+
+    def __call__(self, job: Job) -> str:
+        return run_job(job)
+
+    def checkpoint(self, job: Job) -> Any:
+        """What is run then; a cell goes on where it was."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, job)
+
+
 def submit(todo: Sequence[Job], runs: Path, settings: dict[str, Any], cluster: str = "slurm") -> dict[Job, Any]:
     """Hand jobs over. A job that is handed over twice runs once.
 
@@ -56,7 +69,7 @@ def submit(todo: Sequence[Job], runs: Path, settings: dict[str, Any], cluster: s
     try:
         executor = submitit.AutoExecutor(folder=runs / "submitit" / "%j", cluster=cluster)
         executor.update_parameters(**settings)
-        return {job: executor.submit(run_job, job) for job in todo}
+        return {job: executor.submit(Cell(), job) for job in todo}
     except (NameError, AssertionError) as error:
         raise UsageError(f"--slurm: {' '.join(str(error).split())}") from error
     except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:

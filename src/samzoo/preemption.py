@@ -20,6 +20,8 @@ from samzoo.termination import Terminated
 
 SIGNAL = getattr(signal, "SIGUSR1", None)
 """Sent ahead of the end by `sbatch --signal=SIGUSR1@120`."""
+SUBMITIT = "SUBMITIT_EXECUTOR"
+"""Set in submitit's jobs. Slurm sends their signal, SIGUSR2, to a cell as well; submitit's own process ends it then."""
 
 
 def heed_preemption(first: bool) -> None:
@@ -29,11 +31,15 @@ def heed_preemption(first: bool) -> None:
     for the time that is left.
 
     Args:
-        first: of all processes this one asks Slurm; the others are ended by it.
+        first: of all processes this one asks Slurm; the others are ended by it, and so is a cell by submitit.
     """
     in_job = "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-    if SIGNAL is not None and in_job and threading.current_thread() is threading.main_thread():
-        signal.signal(SIGNAL, partial(_hand_back, os.getpid()) if first else signal.SIG_IGN)
+    if SIGNAL is None or not in_job or threading.current_thread() is not threading.main_thread():
+        return
+    if SUBMITIT in os.environ:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        first = False
+    signal.signal(SIGNAL, partial(_hand_back, os.getpid()) if first else signal.SIG_IGN)
 
 
 def _hand_back(process: int, number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,8 @@
 """samzoo with a fault: python faulty.py FAULT RANK PLACE VERB ...
 
 Args:
-    FAULT: kill, raise, refuse (a DataError), stall (until the test does something) or preempt (SIGUSR1, and on).
+    FAULT: kill, raise, refuse (a DataError), stall (until the test does something), preempt (SIGUSR1, and on) or
+        uneven (each process would find a batch size of its own; this one tells what it was given).
     RANK: the process that has it.
     PLACE: scoring (the second case of that process), training (its second batch) or loader (its second reading);
         training:6 is the sixth.
@@ -19,8 +20,10 @@ FAULT, RANK, PLACE = sys.argv[1:4]
 PLACE, _, COUNT = PLACE.partition(":")
 
 
-def fail():
+def fail(*args):
     Path("died").touch()
+    if FAULT == "uneven":
+        return print(f"process {RANK} trains {len(args[1].case_id)} units", file=sys.stderr)
     if FAULT == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if FAULT == "preempt":
@@ -41,13 +44,14 @@ def failing(function, place):
         nonlocal calls
         calls += 1
         if place == PLACE and os.environ.get("LOCAL_RANK", "0") == RANK and calls == int(COUNT or 2):
-            fail()
+            fail(*args)
         return function(*args, **kwargs)
 
     return wrapped
 
 
 def main():
+    from samzoo import batch_size
     from samzoo.cli import main as samzoo
     from samzoo.data.store import StoredCase
     from samzoo.evaluation import protocol
@@ -55,6 +59,8 @@ def main():
 
     protocol.score_case = failing(protocol.score_case, "scoring")
     SAMMed2D.training_step = failing(SAMMed2D.training_step, "training")
+    if FAULT == "uneven":
+        batch_size._search = lambda *_: 1 if "LOCAL_RANK" in os.environ else 2
     StoredCase.image = failing(StoredCase.image, "loader")
     return samzoo(sys.argv[4:])
 

@@ -48,14 +48,6 @@ def test_a_loader_that_dies_names_its_case(work, capfd, monkeypatch, fault):
     assert no_notes("run")
 
 
-def test_a_killed_process_is_told_by_the_first(work):
-    process = faulty("kill", 1, "scoring", "test", *UNTRAINED, "--run", "run", *TWO)
-    said = ended(process, Path("died"))
-    assert process.returncode == 1
-    assert re.search(rf"process 1 of 2 was killed by SIGKILL at: test case {CASE}", said), said
-    assert no_notes("run")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
@@ -64,6 +56,7 @@ def test_a_killed_process_is_told_by_the_first(work):
         ("raise", 1, "scoring", "test", rf"process 1 of 2 (failed|ended with exit code 1) at: test case {CASE}"),
         ("refuse", 1, "scoring", "test", r"samzoo test: labels/x.png: this file is broken"),
         ("raise", 0, "scoring", "test", rf"boom\n(\[rank0\]: )?samzoo: process 0 of 2 .* at: test case {CASE}"),
+        ("kill", 1, "scoring", "test", rf"process 1 of 2 was killed by SIGKILL at: test case {CASE}"),
         ("kill", 0, "scoring", "test", rf"process 0 of 2 was killed at: test case {CASE}"),
         ("kill", 1, "scoring", "validate", rf"process 1 of 2 was killed by SIGKILL at: validation case {CASE}"),
         ("kill", 1, "training", "fit", rf"process 1 of 2 was killed by SIGKILL at: training cases {CASE}"),

@@ -1,22 +1,28 @@
 """A job that Slurm takes back goes on as if it had never been; the batch script is sound."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from cli_helpers import PHANTOM
-from distributed_helpers import FIT, faulty
+from distributed_helpers import FIT, SMALL, faulty
 
 from samzoo.cli import main
+from samzoo.cli_slurm import Cell
+from samzoo.cli_suite import jobs
+from samzoo.leaderboard.suite import read_suite
 from samzoo.preemption import heed_preemption
 from samzoo.termination import Terminated
+from samzoo.whereabouts import FOLDER
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "configs" / "slurm" / "fit.sbatch"
@@ -36,6 +42,8 @@ SBATCH_OPTIONS = {
     *("open-mode", "output", "partition", "account", "qos", "constraint", "exclude"),
 }
 
+SUITE = f"cells: {{floor: {{config: box_ellipse_phantom.yaml, fit: false, settings: {json.dumps(SMALL)}}}}}"
+
 
 @pytest.fixture
 def job(work, monkeypatch):
@@ -44,7 +52,8 @@ def job(work, monkeypatch):
         monkeypatch.setenv(name, value)
     command(work, "scontrol", 'echo "$@" >> asked')
     monkeypatch.setenv("PATH", f"{work / 'bin'}:{os.environ['PATH']}")
-    kept = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)}
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    kept = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)}
     yield work
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -88,6 +97,34 @@ def test_a_job_that_is_not_taken_back_goes_on(job, monkeypatch, capsys, scontrol
     os.kill(os.getpid(), signal.SIGUSR1)
     said = capsys.readouterr().err
     assert "going on until the job ends" in said and (not scontrol or "no requeue here" in said)
+
+
+def test_a_cell_of_submitit_leaves_its_signals_to_submitit(job, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    heed_preemption(first=True)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
+    assert not (job / "asked").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_cell_whose_time_is_over_goes_back_into_the_queue(work):
+    """submitit sends its signal to the job's process; what runs then is ended, and the second turn has the result."""
+    submitit = pytest.importorskip("submitit")
+    (work / "suite.yaml").write_text(SUITE)
+    (cell,) = jobs(read_suite(work / "suite.yaml"))
+    executor = submitit.AutoExecutor(folder=work / "submitit", cluster="local")
+    executor.update_parameters(timeout_min=9)  # any time is over then, in submitit's eyes
+    handle = executor.submit(Cell(), cell)
+    until = time.time() + 300
+    while not list(cell.folder.glob(f"{FOLDER}/*")):
+        assert time.time() < until and handle.state == "RUNNING", handle.stderr()
+        time.sleep(0.05)
+    handle._interrupt()
+    assert handle.result() == "" and cell.complete, handle.stderr()
+    assert "Requeued job" in handle.stderr()
+    assert cell.log.read_text().count("$ samzoo test") == 2 and not list(cell.folder.glob(FOLDER))
 
 
 def test_without_slurm_the_signal_is_left_alone(work, monkeypatch):
