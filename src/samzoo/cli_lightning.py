@@ -26,7 +26,7 @@ from samzoo.batch_size import find_batch_size
 from samzoo.cli_checkpoint import check_checkpoint, checkpoint_errors, load_weights_of
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
 from samzoo.cli_found import describe
-from samzoo.cli_parser import ConfigFile, Line, Parser
+from samzoo.cli_parser import ConfigFile, Line, Parser, check_groups
 from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import Fingerprint, measure
@@ -98,6 +98,7 @@ class SamzooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)
+        check_groups(self.config[self.config.subcommand].data)
         check_resumed(parser, self.options, self.config)
 
     # --- building --------------------------------------------------------------------------------------------------

@@ -40,6 +40,13 @@ def all_settings() -> list[str]:
     return sorted({"model.class_path", *SETTINGS, *names})
 
 
+def check_groups(data: Any) -> None:
+    """Raises UsageError: a list, which the parser takes in silence, in place of the settings of a group of `data`."""
+    for group in sorted({name.rsplit(".", 1)[0] for name in all_settings() if re.match(r"data\.\w+\.", name)}):
+        if isinstance(data.get(group.removeprefix("data.")), list):
+            raise UsageError(f"{group} must hold settings (name: value), but holds a list")
+
+
 @dataclass
 class Line:
     """What parsers need to know of the command line.

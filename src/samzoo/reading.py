@@ -58,13 +58,22 @@ def load_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what PyYAML takes in silence."""
+    """Refuses what PyYAML takes in silence, or hours for."""
+
+    def fetch_flow_collection_start(self, token: type) -> None:
+        if self.flow_level > MAX_DEPTH:  # its time grows with the square of the depth
+            raise yaml.YAMLError("lists and mappings lie too deep in each other")
+        super().fetch_flow_collection_start(token)
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
             _count(node, {}, ())
         return node
+
+
+for kind in ("binary", "set", "omap", "pairs"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", _Loader.construct_undefined)
 
 
 def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:

@@ -73,6 +73,9 @@ def test_what_a_method_refuses_is_told_in_its_own_words(work, capsys):
         ("model: methods/sam_tiny.yaml\ndata.batch_sice: 3", ["mine.yaml", "data.batch_sice", "data.batch_size"]),
         ("model: methods/sam_tiny.yaml\ndata: {layout: dicom}", ["mine.yaml", "layout", "dicom", "nnunet"]),
         ("trainer: {max_epoch: 3}", ["max_epoch", "trainer.max_epochs"]),
+        ("model: methods/sam_tiny.yaml\ndata: {intensity: [{kind: window}]}", ["data.intensity must hold settings"]),
+        (f"model: {'[' * 20000}", ["mine.yaml", "too deep"]),
+        ("model: !!binary aGVsbG8=", ["mine.yaml", "constructor for the tag"]),
     ],
 )
 def test_config_file(work, capsys, config, parts):
