@@ -107,7 +107,7 @@ def test_cells(tmp_path, scale):
             left = unescape(re.sub(r"\\([!-/:-@\[-`{-~])", lambda m: f"&#{ord(m[1])};", text))
             if left != shown(one_space(name)):
                 wrong.append(f"{left!r} is seen")
-            bare = re.sub(r"\\[!-/:-@\[-`{-~]", "", text)
+            bare = re.sub(r"\\[!-/:-@\[-`{-~]", "\ue000", text)
             wrong += re.findall(r"[\\|`*~$<\n]|\]\(|\]\[|\]:|://|(?:^|[\W_])_|_(?=[\W_]|$)", bare)
             wrong += invisible(text)
         return wrong + re.findall(r"^(?:#|>|[-+=]|\d+[.)]|\s)", _paragraph(name))
@@ -189,7 +189,7 @@ def test_boards_from_runs(tmp_path):
             arrays = {"case_id": np.array(case), "z": np.array(2), "shape": np.array((5, 12, 16)), "image": truth * 99}
             arrays |= {"spacing": np.array((3.0, 1.0, 1.0)), "factor": np.array(1), "truth": truth}
             answers = {f"{r.regime}/{r.step}": truth for r in own if "/" not in name and "\0" not in name}
-            np.savez(folder / "slices" / f"{file_name(case)[:100]}.npz", **arrays, **answers)
+            np.savez(folder / "slices" / f"{file_name(case)[:80]}.npz", **arrays, **answers)
             runs.append(load_run(entry, folder))
         out = tmp_path / "out"
         write_report(out, compute_board(runs, [Missing(name, name)], draws=20))
@@ -203,6 +203,6 @@ def test_boards_from_runs(tmp_path):
         formulas = [c for row in rows_ for c in row if re.match(r"\s*[=+@]", c)]
         return odd, formulas, {len(r) for r in rows_}, invisible(page + text + table)
 
-    chosen = [n for n in NASTY if "\ud800" not in n and "\udcff" not in n]  # no file in UTF-8 can hold them
+    chosen = [n for n in NASTY if "\ud800" not in n and "\udcff" not in n][::6]  # no file in UTF-8 can hold these
     fuzz("names in runs", [Mutant(repr(n), n, True) for n in chosen], read, read("x"), "records.csv")
     assert len(stem("x" * 400)) < 80
