@@ -56,6 +56,6 @@ def describe(folder: Path, data: SamzooDataModule, method: Method) -> None:
 
 
 def _seen_by_sam(count: int, method: Method) -> str:
-    if method.spec.dim != 2 or count in (1, 3):
+    if not hasattr(method, "sam") or method.spec.dim != 2 or count in (1, 3):
         return ""
     return f"; SAM sees three: {'the first, the mean, the second' if count == 2 else 'means of neighbours, in order'}"

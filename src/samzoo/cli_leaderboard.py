@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from samzoo.cli_config import PARTS, UsageError, find_config
+from samzoo.cli_config import UsageError
+from samzoo.cli_own import OWN_PICTURES, OWN_SUITE, own_suite, settings_of_all, with_settings
 from samzoo.cli_runner import run_here, visible_gpus
 from samzoo.cli_suite import Job, jobs
-from samzoo.errors import DataError, SamzooError
+from samzoo.errors import SamzooError
 from samzoo.leaderboard.board import Missing, TestedRun
-from samzoo.leaderboard.suite import Suite, read_suite
+from samzoo.leaderboard.suite import read_suite
 from samzoo.paths import find_root
 
 SUITE = "leaderboard/suite.yaml"
-OWN_SUITE, OWN_PICTURES = "own_tiny.yaml", "own_tiny_pictures.yaml"
 
 
 def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
@@ -63,11 +63,17 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     options, settings = parser.parse_known_args(args)
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("--jobs must be at least 1")
+    if options.minutes is not None and not options.minutes > 0:
+        raise UsageError("--minutes must be more than 0")
     if options.slurm and options.launcher != "slurm":
         raise UsageError("--slurm belongs to --launcher slurm")
-    suite = _suite(options, _settings(settings))
+    common = settings_of_all(settings)
     if options.root:
+        suite = own_suite(options.suite, options.root, _out(Path(), options), common)
         print(f"suite {suite.path.name}; board and runs go to {_out(suite.path, options)}", flush=True)
+    else:
+        suite = read_suite(Path(options.suite or SUITE))
+    suite = with_settings(suite, common, options.minutes)
     todo = jobs(suite)
     failures = _run(todo, suite.runs, options) if options.fit else {}
     runs, missing = load([(j.cell.name, j.seed, j.folder) for j in todo if j.complete])
@@ -85,61 +91,12 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     return 0
 
 
-def _settings(words: Sequence[str]) -> list[str]:
-    """What is left of the command line: settings of fit and test, as `--name=value`."""
-    found: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            found.append(word)
-        elif found and "=" not in found[-1]:
-            found[-1] += f"={word}"
-        else:
-            raise UsageError(f"what is {word!r}? (see `samzoo leaderboard --help`)")
-    for word in found:
-        if word.removeprefix("--").split("=")[0].split(".")[0] not in PARTS or "=" not in word:
-            raise UsageError(f"there is no option {word.split('=')[0]} (see `samzoo leaderboard --help`)")
-    return found
-
-
-def _suite(options: argparse.Namespace, settings: Sequence[str]) -> Suite:
-    """The suite with what the command line says of all its cells."""
-    if options.minutes is not None and not options.minutes > 0:
-        raise UsageError("--minutes must be more than 0")
-    given = options.suite or (_own_suite(options.root) if options.root else SUITE)
-    path = Path(given)
-    suite = read_suite(find_config(given, "suites") if options.root and not path.is_file() else path)
-    common, trained = list(settings), []
-    if options.root:
-        root = find_root(options.root).absolute()
-        common = [f"--data.root={root}", *settings]
-        suite = replace(suite, runs=_out(suite.path, options) / "runs")
-    if options.minutes is not None:
-        hours, minutes = divmod(options.minutes, 60)
-        days, hours = divmod(int(hours), 24)
-        trained = [f"--trainer.max_time={days:02d}:{hours:02d}:{int(minutes):02d}:{round(minutes % 1 * 60) % 60:02d}"]
-    cells = [replace(c, settings=(*c.settings, *common, *(trained if c.fit else ()))) for c in suite.cells]
-    return replace(suite, cells=tuple(cells))
-
-
-def _own_suite(root: str) -> str:
-    """By what the data set holds, volumes or pictures."""
-    from samzoo.data.index import PICTURE_ENDINGS, ReadSettings
-    from samzoo.data.readers import read_index
-
-    try:
-        entries = read_index(find_root(root), ReadSettings()).entries
-    except DataError:
-        return OWN_SUITE  # it needs settings, and its cells tell what is wrong
-    pictures = entries[0].images[0].name.lower().endswith(PICTURE_ENDINGS)
-    return OWN_PICTURES if pictures else OWN_SUITE
-
-
 def _out(suite: Path, options: argparse.Namespace) -> Path:
     """Where the board goes."""
     if options.out:
         return Path(options.out)
     if options.root:
-        return Path("leaderboard") / find_root(options.root).name
+        return Path("leaderboard") / find_root(options.root).resolve().name
     return suite.parent if suite.name == "suite.yaml" else suite.with_suffix("")
 
 

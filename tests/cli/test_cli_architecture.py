@@ -31,7 +31,7 @@ ALLOWED = {
     "training": {"errors", "writing", "run_folder", "termination"},
     "processes": {"errors", "whereabouts"},
     "preemption": {"termination"},
-    "memory": {"errors", "types", "methods.base"},
+    "memory": {"errors", "types", "data.index", "methods.base"},
     "batch_size": {"errors", "memory", "data", "methods.base"},
 }
 HEAVY = {"torch", "lightning", "monai", "torchmetrics", "timm"}
@@ -47,6 +47,7 @@ WITHOUT_TORCH = [
     "cli_download",
     "data.archives",
     "cli_leaderboard",
+    "cli_own",
     "cli_runner",
     "cli_slurm",
     "cli_suite",

@@ -141,7 +141,7 @@ def test_classes_of_indexed_masks(tmp_path, values, names):
     data.build_store(["train"])
     counts = sum(data.store.open(e).counts().sum(0) for e in data.entries("train"))
     assert (counts == 12 * 5).all()
-    again = SamzooDataModule(root=str(root), classes=data.found_settings["classes"])
+    again = SamzooDataModule(root=str(root), classes=data.found_settings.get("classes"))
     assert again.index.table == data.index.table
 
 

@@ -212,7 +212,7 @@ def test_all_methods_on_data_of_ones_own(work, started):
     assert all("--data.mask_threshold=127" in job.cell.settings for job in started)
     trained = {job.cell.name for job in started if "--trainer.max_time=00:01:30:30" in job.cell.settings}
     assert trained == {job.cell.name for job in started if job.cell.fit}
-    assert {job.folder.parent for job in started} == {Path("leaderboard/scans/runs")}
+    assert {job.folder.parent for job in started} == {Path("leaderboard/scans/runs/unread")}
 
 
 def test_pictures_have_a_suite_without_clicks_in_3d(work, started):
@@ -223,6 +223,32 @@ def test_pictures_have_a_suite_without_clicks_in_3d(work, started):
     assert main(["leaderboard", "--fit", "--root", "cells"]) == 0
     assert {"masksam", "promise", "sam_med2d", "unet"} <= {job.cell.name for job in started}
     assert not any(job.cell.name.startswith(("m_sam", "sam_med3d")) for job in started)
+    before = {job.folder for job in started}
+    started.clear()
+    assert main(["leaderboard", "--fit", "--root", "../" + work.name + "/cells"]) == 0
+    assert {job.folder for job in started} == before, "another way to say the same"
+    started.clear()
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(work / "cells/masks/a.png")
+    assert main(["leaderboard", "--fit", "--root", "cells"]) == 0
+    assert not before & {job.folder for job in started}, "a changed mask is another data set"
+
+
+def test_boards_of_two_data_sets_of_one_name_keep_apart(work, started, capsys):
+    for place in ("a", "b"):
+        (work / place / "data").mkdir(parents=True)
+    assert main(["leaderboard", "--fit", "--root", "a/data"]) == 0
+    assert main(["leaderboard", "--fit", "--root", "b/data"]) == 2
+    assert "name another folder with --out" in capsys.readouterr().err
+    assert main(["leaderboard", "--fit", "--root", "b/data", "--out", "other"]) == 0
+    assert main(["leaderboard", "--fit", "--root", "b/data", "--out", "configs"]) == 2
+    assert not (work / "configs/root.txt").exists()
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(0.995, "00:00:01:00"), (0.004, "00:00:00:01"), (1500, "01:01:00:00")])
+def test_minutes_are_rounded_to_seconds(work, started, minutes, said):
+    (work / "scans").mkdir()
+    assert main(["leaderboard", "--fit", "--root", "scans", "--minutes", str(minutes)]) == 0
+    assert any(f"--trainer.max_time={said}" in job.cell.settings for job in started)
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ class SamzooDataModule(LightningDataModule):
     def found_settings(self) -> dict[str, Any]:
         """Arguments of the data module that were found in the files, as plain values."""
         settings = {"intensity": asdict(self.decoding.intensity)} if self.found.reasons else {}
-        if self.layout == "folder" and not self._classes_given:
+        if self.layout == "folder" and not self._classes_given and self.index.table.names[0].startswith("class_"):
             settings["classes"] = {name: list(values) for name, values in self.index.table.values.items()}
         return settings
 

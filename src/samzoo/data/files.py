@@ -321,8 +321,11 @@ def _full_range(data: np.ndarray) -> int:
 
 
 def picture_channels(path: Path, pictures: str) -> tuple[str, ...]:
-    """Channel names of a folder of pictures, judged by its first: grey or red, green, blue."""
-    if pictures == "grey" or path.name.lower().endswith(VOLUME_ENDINGS):
+    """Channel names of a folder of pictures or volumes, judged by its first: grey, or red, green, blue, or numbers."""
+    if path.name.lower().endswith(VOLUME_ENDINGS):
+        count = len(read_array(path).data)
+        return ("grey",) if count == 1 else tuple(f"channel_{i}" for i in range(count))
+    if pictures == "grey":
         return ("grey",)
     if pictures == "rgb":
         return RGB

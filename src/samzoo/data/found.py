@@ -18,9 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import DecodeSettings, Intensity, Loaded, load, per_channel
-from samzoo.data.disk import locked
+from samzoo.data.disk import disk_errors, locked
 from samzoo.data.index import CaseEntry, DatasetIndex
-from samzoo.data.store import REMEDY, digest, source_signature
+from samzoo.data.store import REMEDY, digest, source_signature, table_meaning
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import samzoo_home
 from samzoo.writing import write_atomically
@@ -92,6 +92,8 @@ class ChannelValues:
         if not (named or air):
             return "percentile", *PERCENTILES, "no CT: each case is cut at its own percentiles 0.5 and 99.5"
         why = "CT by its name" if named else f"CT, for all cases have values below {AIR}"
+        if odd := sum(low >= 0 for low in self.lowest) if min(self.lowest) < AIR else 0:
+            why += f" (but {odd} of {len(self.lowest)} cases have no value below 0: are they CT?)"
         hounsfield = min(self.lowest) < 0
         if low is not None and high is not None and hounsfield:
             return "window", low, high, f"{why}: the method's window"
@@ -168,12 +170,15 @@ def find_intensity(index: DatasetIndex, settings: DecodeSettings, progress: bool
     entries = measured_entries(index)
     if not entries:
         raise DataError(f"{index.root}: there is no case whose intensities could be measured; set data.intensity")
-    sources = [source_signature(e) for e in entries]
-    content = [VERSION, index.channels, settings.channels, settings.pictures, index.table.ids(), asdict(given), sources]
+    measured_from = [table_meaning(index.table), [source_signature(e) for e in entries]]
+    content = [VERSION, index.channels, settings.channels, settings.pictures, asdict(given), measured_from]
     path = samzoo_home() / "fingerprints" / f"{digest(content)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent / "lock", REMEDY):
-        if (known := _read(path)) is not None:
+    if (known := _read(path)) is not None:
+        return known
+    with disk_errors(path.parent, REMEDY):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_suffix(".lock"), REMEDY):
+        if (known := _read(path)) is not None:  # another process was faster
             return known
         measured = Measured([index.channels[c] for c in settings.channels])
         for entry in tqdm(entries, desc=f"measuring {index.name}", unit="case", disable=not progress, leave=False):

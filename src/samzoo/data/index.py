@@ -254,7 +254,8 @@ def choose_classes(table: ClassTable, settings: ReadSettings) -> ClassTable:
     wanted = set(chosen.ids()) - {0}
     if wanted - known:
         raise DataError(
-            f"data.classes asks for label values {sorted(wanted - known)}; the data set has {sorted(known)}"
+            f"data.classes asks for label values {sorted(wanted - known)}; the data set has {sorted(known)} "
+            "(null takes the data set's own classes)"
         )
     rest = tuple(sorted(known - set(chosen.ids()) - set(table.ignore)))
     return replace(

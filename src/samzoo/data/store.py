@@ -81,7 +81,7 @@ class Store:
         content = {
             "format": FORMAT,
             "root": str(index.root.resolve()),
-            "table": _meaning(index.table),
+            "table": table_meaning(index.table),
             "channels": index.channels,
             "settings": _decoding(settings),
             "dtype": dtype,
@@ -209,7 +209,7 @@ def _decoding(settings: DecodeSettings) -> dict[str, object]:
     return content
 
 
-def _meaning(table: ClassTable) -> list[object]:
+def table_meaning(table: ClassTable) -> list[object]:
     """What of a class table changes stored labels; without a threshold as it was before there was one."""
     threshold = [] if table.threshold is None else [table.threshold]
     return [list(table.values.items()), table.background, table.ignore, *threshold]

@@ -75,7 +75,12 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
         raise DataError(f"{root}: no picture found; pictures end in {', '.join(PICTURE_ENDINGS)}")
     if settings.classes is None and settings.mask_threshold is None:
         labels = [file.path for _, entry in sorted(found.entries.items()) for file in entry.labels]
-        table = found_table(labels, table)
+        binary, table = table, found_table(labels, table)
+        if table is not binary:
+            found.notes.append(
+                f"the masks' values are taken for {len(table.names)} classes, {', '.join(table.names[:8])}; name or "
+                "merge them with data.classes, for example {cell: [1, 2, 3]} where they number objects"
+            )
     return found.finish(root.resolve().name, root, "folder", table, picture_channels(first, settings.pictures))
 
 
