@@ -30,7 +30,7 @@ KEPT = 40
 """Defects that are shown of a test."""
 
 both = pytest.mark.parametrize(
-    "scale", [pytest.param(1 / 40, id="sample"), pytest.param(1.0, id="all", marks=pytest.mark.slow)]
+    "scale", [pytest.param(1 / 80, id="sample"), pytest.param(1.0, id="all", marks=pytest.mark.slow)]
 )
 """Runs a target with a sample of its inputs in the default suite, with all of them in the slow one."""
 

@@ -190,8 +190,8 @@ def test_command_lines(lines, scale):
     fuzz("command lines", mutants, lines, lines(TEST), "samzoo", int(600 * scale))
 
 
-@both
-def test_configs_of_a_command(work, lines, scale):
+@pytest.mark.slow
+def test_configs_of_a_command(work, lines):
     """Whole configs, as far as their parts are built."""
 
     def read(content):
@@ -202,7 +202,7 @@ def test_configs_of_a_command(work, lines, scale):
     whole = whole | {"data": {**whole["data"], "classes": {"organ": [1], "tumour": 2}}}
     text = yaml.safe_dump(whole).encode()
     mutants = object_mutants(whole).map(lambda m: Mutant(m.what, dumped(m.content)))
-    fuzz("configs of a command", mutants, read, read(text), "samzoo", int(300 * scale))
+    fuzz("configs of a command", mutants, read, read(text), "samzoo", 300)
 
 
 def dumped(value):
