@@ -63,8 +63,8 @@ def main(parser: argparse.ArgumentParser, args: list[str]) -> int:
     options, settings = parser.parse_known_args(args)
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("--jobs must be at least 1")
-    if options.minutes is not None and not options.minutes > 0:
-        raise UsageError("--minutes must be more than 0")
+    if options.minutes is not None and not 0 < options.minutes < 1e6:
+        raise UsageError("--minutes must be more than 0 and less than a million")
     if options.slurm and options.launcher != "slurm":
         raise UsageError("--slurm belongs to --launcher slurm")
     common = settings_of_all(settings)
