@@ -51,6 +51,8 @@ def failing(function, place):
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
+
     from samzoo import batch_size
     from samzoo.cli import main as samzoo
     from samzoo.data.store import StoredCase
