@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,12 +23,15 @@ except ImportError:  # no such locks here: what a killed process leaves stays, a
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SUFFIX = ".unfinished"
 """Of temporary files, which are called `.<name>.<random>.unfinished`."""
+LIVE_SECONDS = 3600.0
+"""Written to within that time, they may be another machine's, whose locks are not seen on every shared disk."""
 
 
 def write_atomically(path: str | Path, write: Callable, mode: str = "w") -> None:
     """Let `write(file)` fill a file that appears whole or not at all; what was there before survives a failure.
 
-    It is on the disk before it takes the place of an older one. What a killed process has left in this folder goes.
+    It is on the disk before it takes the place of an older one. What killed processes have left in this folder
+    goes after an hour.
 
     Raises:
         DataError: the file can't be written.
@@ -88,9 +92,10 @@ def _reason(path: Path, fault: OSError) -> str:
 def _temporary(path: Path, mode: str) -> Iterator[IO]:
     """A file beside `path` that is gone in the end, unless it was renamed; locked, so that nobody takes it as left."""
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    short = path.name.encode(errors="ignore")[:100].decode(errors="ignore")  # names end at 255 bytes
     while True:
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115
-            mode, dir=path.parent, prefix=f".{path.name[:200]}.", suffix=SUFFIX, delete=False, **text
+            mode, dir=path.parent, prefix=f".{short}.", suffix=SUFFIX, delete=False, **text
         )
         try:
             _lock(file.fileno())
@@ -118,16 +123,16 @@ def _lock(number: int) -> bool:
         return False
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left in a folder."""
+def sweep(folder: Path, live_seconds: float = LIVE_SECONDS) -> None:
+    """Remove the temporary files that killed processes have left in a folder, unless written to within that time."""
     for path in folder.glob(f".*{SUFFIX}"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            if _lock(file.fileno()):
+            if time.time() - os.fstat(file.fileno()).st_mtime >= live_seconds and _lock(file.fileno()):
                 _unlink(path)
 
 
 _sweep_once = cache(sweep)
-"""There is no more to sweep later on: this process tidies up after itself."""
+"""Once is enough: this process tidies up after itself."""
 
 
 def _unlink(path: str | Path) -> None:

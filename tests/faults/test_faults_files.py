@@ -16,7 +16,7 @@ from samzoo.data.disk import discard
 from samzoo.errors import ConfigError, DataError
 from samzoo.run_folder import Run
 from samzoo.training import WholeCheckpoints
-from samzoo.writing import sweep, write_atomically
+from samzoo.writing import LIVE_SECONDS, sweep, write_atomically
 
 NOISE = np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)
 WRITERS = {
@@ -96,12 +96,24 @@ def test_what_a_killed_writer_has_left_goes_and_what_is_being_written_stays(tmp_
             os._exit(1)
     os.read(reader, 1)
     (tmp_path / ".mine").touch()
+    (being_written,) = tmp_path.glob(".a.csv.*")
+    os.utime(being_written, (0, 0))
     sweep(tmp_path)
     assert len(list(tmp_path.glob(".a.csv.*"))) == 1
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.utime(being_written)
+    sweep(tmp_path)
+    assert being_written.exists(), "it may be another machine's, whose lock is not seen here"
+    os.utime(being_written, (time.time() - 2 * LIVE_SECONDS,) * 2)
     write_atomically(tmp_path / "b.csv", lambda file: file.write("b"))
     assert {p.name for p in tmp_path.iterdir()} == {".mine", "b.csv"}
+
+
+@pytest.mark.parametrize("name", ["ü" * 125, "a" * 250, "\udcff" * 250, "a" + "漢" * 80])
+def test_names_as_long_as_the_disk_takes(tmp_path, name):
+    write_atomically(tmp_path / name, lambda file: file.write("b"))
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_one_training_at_a_time_in_a_folder(tmp_path, monkeypatch):
