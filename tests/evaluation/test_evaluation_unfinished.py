@@ -76,14 +76,16 @@ def test_goes_on_and_ends_as_an_undisturbed_one(tmp_path, scored):
     assert scored["a"] == 3, "a test that has ended begins anew"
 
 
-@pytest.mark.parametrize("other", ["weights", "settings", "damaged", "slice"])
-def test_what_another_test_has_scored_is_not_taken(tmp_path, scored, other):
+@pytest.mark.parametrize("other", ["weights", "settings", "machine", "damaged", "slice"])
+def test_what_another_test_has_scored_is_not_taken(tmp_path, scored, other, monkeypatch):
     stopped(tmp_path, scored, "c")
     method, settings = Correctable(), {}
     if other == "weights":
         method.weight.data += 1
     elif other == "settings":
         settings["seed"] = 5
+    elif other == "machine":
+        monkeypatch.setattr(protocol, "device_info", lambda device: {"type": "cpu", "name": "another", "threads": 1})
     elif other == "damaged":
         (kept,) = tmp_path.glob(".unfinished/*/a.json")
         kept.write_text(kept.read_text()[:-9])
@@ -91,7 +93,7 @@ def test_what_another_test_has_scored_is_not_taken(tmp_path, scored, other):
         (kept,) = tmp_path.glob(".unfinished/*/slices/a.npz")
         kept.unlink()
     run_test(tmp_path, method, **settings)
-    assert scored["a"] == 2 and scored["b"] == (2 if other in ("weights", "settings") else 1)
+    assert scored["a"] == 2 and scored["b"] == (2 if other in ("weights", "settings", "machine") else 1)
     assert len(list((tmp_path / "slices").iterdir())) == 3
 
 

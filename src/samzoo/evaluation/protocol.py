@@ -18,7 +18,7 @@ from samzoo.evaluation.adapter import Cost, Inference
 from samzoo.evaluation.overlay import save_overlay
 from samzoo.evaluation.published import PublishedRow, deduplicate_published, published_means, write_published
 from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
-from samzoo.evaluation.run_info import cost_summary, count_flops, peak_memory_bytes, run_info
+from samzoo.evaluation.run_info import cost_summary, count_flops, device_info, peak_memory_bytes, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
 from samzoo.evaluation.slices import finish_slices, write_slice
 from samzoo.evaluation.summary import published_summary, summary
@@ -250,7 +250,7 @@ class EvaluationProtocol(Callback):
         return result
 
     def _signed(self, trainer: Trainer, method: Method) -> dict[str, Any]:
-        """What scores depend on, beside the weights."""
+        """What scores and costs depend on, beside the weights; the same for all processes."""
         config = self._folder / "config.yaml"
         described = {key: value for key, value in self._described().items() if key != "prompts_file"}
         return {
@@ -260,7 +260,7 @@ class EvaluationProtocol(Callback):
             "classes": self._settings.class_names,
             "chunks": [self.inference.encode_chunk, self.inference.decode_chunk],
             "pictures": [self.published, self.slices, self.overlays],
-            "device": [method.device.type, str(trainer.precision)],
+            "device": [sorted({str(d) for d in gather(device_info(method.device))}), str(trainer.precision)],
         }
 
     # --- helpers -------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What a test has scored and not yet written as its result, so that a test that was stopped goes on where it was.
 
 `.unfinished/<signature>/<case>.json` of a result folder holds all of a case's result but pictures, which are written
-beside it in `slices/`. The signature is that of everything that scores depend on: files of another one are never read.
+beside it in `slices/`. The signature is that of everything that scores and costs depend on: files of another one are
+never read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Unfinished:
 
     Args:
         result: its folder.
-        settings: what scores depend on beside the weights, as json can write it.
+        settings: what scores and costs depend on beside the weights, as json can write it.
         method: its weights count.
     """
 
