@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from samzoo.data.index import PICTURE_ENDINGS
 from samzoo.errors import SamzooError
 from samzoo.methods.base import Method
 from samzoo.types import Batch, Case
@@ -197,7 +198,7 @@ class Watch(Callback):
 
     def score(self, case: Case) -> None:
         self.doing, self.scoring = f"at case {case.id!r}", True
-        self.pictures = not case.source.lower().endswith((".nii", ".nii.gz"))
+        self.pictures = case.source.lower().endswith(PICTURE_ENDINGS)
 
     def cases(self, cases: Iterable[Case]) -> Iterator[Case]:
         """The same cases, each told when it is handed out."""

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from lightning.pytorch import Callback
 
 from samzoo import run_folder
 from samzoo.cli import main
-from samzoo.memory import _status
+from samzoo.memory import Watch, _status
 from samzoo.methods.sam_med2d import SAMMed2D
 
 FIT = ["fit", "--config", "sam_med2d_phantom", *QUICK, *WHOLE]
@@ -40,6 +41,13 @@ class LittleMemory(Callback):
         resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + 24 * 2**20, resource.RLIM_INFINITY))
 
     on_train_start = on_test_start = _limit
+
+
+@pytest.mark.parametrize(("source", "pictures"), [("a.PNG", True), ("a.tif", True), ("a.npz", False), ("a.nii", False)])
+def test_only_pictures_are_reduced_for_want_of_memory(source, pictures):
+    watch = Watch()
+    watch.score(SimpleNamespace(id="a", source=source))
+    assert watch.pictures is pictures
 
 
 def with_callback(name):
