@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from samzoo.errors import DataError
 from samzoo.run_folder import TRAINING, Run
-from samzoo.termination import Terminated, heed
+from samzoo.termination import Terminated
 from samzoo.writing import write_atomically
 
 MONITOR = "val/dice"
@@ -239,15 +239,6 @@ class SaveOnInterrupt(Callback):
             self.path.unlink(missing_ok=True)
 
 
-class EndsAtSigterm(Callback):
-    """SIGTERM ends the trainer at once. Lightning's own handler would wait for the end of a batch or of a case, and
-    with several processes for each other in the middle of whatever they do.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        heed()
-
-
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints appear whole or not at all, and a full disk leaves the older one as it was.
 
@@ -261,8 +252,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def guard(trainer: Trainer) -> Trainer:
-    """Have a trainer end at SIGTERM at once and write its checkpoints whole, unless the user writes them otherwise."""
-    trainer.callbacks.insert(0, EndsAtSigterm())
+    """Have a trainer write its checkpoints whole, unless the user writes them otherwise."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
