@@ -79,7 +79,8 @@ def together(trainer: Trainer, folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as error:
         family.end()
         if several and not trainer.is_global_zero:  # the first process has said it
-            _leave(getattr(error, "code", None) or 130)
+            on_ctrl_c = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+            _leave(128 + signal.SIGINT if on_ctrl_c else error.code or 1)  # Lightning makes exit(1) of Ctrl-C
         raise
     except SamzooError as error:
         family.end(str(error))

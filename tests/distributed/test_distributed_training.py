@@ -24,7 +24,7 @@ def test_the_number_of_processes_is_all_to_be_asked_for(work, config):
 
 def test_all_processes_train_with_the_batch_size_that_the_first_has_found(work):
     command = [*FIT, *STEPS, *TWO, "--data.batch_size=auto", "--run", "run"]
-    process = faulty("uneven", 1, "training", *command)
+    process = faulty("uneven", 1, "training:1", *command)
     said, _ = process.communicate(timeout=900)
     assert process.returncode == 0, said
     assert "process 1 trains 2 units" in said, said
