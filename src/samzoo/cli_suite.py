@@ -134,6 +134,7 @@ def _read(path: Path, files: dict[Path, str]) -> None:
     if path.suffix == ".json":
         return
     content = read_yaml(path)
+    files[path] = json.dumps(content, sort_keys=True, default=str)  # comments change no result
     if set(content) & {*PARTS}:
         content = read_config(path)  # complains of parts that are not there
     _follow("", content, path.parent, files)

@@ -61,6 +61,14 @@ def test_signature_follows_every_file(work, file, text):
     assert (signature(by_method) == before[1]) == (file == "m_d.yaml")
 
 
+def test_comments_change_no_signature(work):
+    cell = Cell("a", config="m_d.yaml")
+    before = signature(cell)
+    file = work / "configs/m_d.yaml"
+    file.write_text("# a comment\n" + file.read_text())
+    assert signature(cell) == before
+
+
 @pytest.mark.parametrize("how", ["config", "setting", "words"])
 def test_signature_follows_weights_and_the_code_of_ones_own_method(work, how):
     (work / "w.pth").write_bytes(b"1")
