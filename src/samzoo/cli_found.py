@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import measure
 from samzoo.data.found import in_words
 from samzoo.methods.base import Method
+from samzoo.run_folder import CONFIG, FINGERPRINT
 from samzoo.writing import write_atomically
 
-FINGERPRINT = "fingerprint.json"
 
-
-def describe(folder: Path, data: SamzooDataModule, method: Method) -> None:
+def describe(folder: Path, data: SamzooDataModule, method: Method, asked: Mapping[str, Any]) -> None:
     """Write `fingerprint.json`; where something was found rather than given, say what, and what overrides it.
+
+    To be called before the run's config is written: with that, a run has a fingerprint already, which stays.
+
+    Args:
+        asked: of what the method has planned, by name, what its config says.
 
     Raises:
         DataError: a training case that can't be read, or the file can't be written.
@@ -35,8 +40,10 @@ def describe(folder: Path, data: SamzooDataModule, method: Method) -> None:
         "intensity": data.found_settings.get("intensity"),
         "why": list(data.found.reasons),
         "planned": dict(method.planned),
+        "asked": dict(asked),
     }
-    write_atomically(folder / FINGERPRINT, lambda file: json.dump(content, file, indent=1))
+    if not (folder / CONFIG).is_file():
+        write_atomically(folder / FINGERPRINT, lambda file: json.dump(content, file, indent=1))
     if not (data.found_settings or method.planned):
         return
     where = f"{folder / FINGERPRINT}; --data.NAME overrides"

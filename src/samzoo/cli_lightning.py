@@ -121,15 +121,18 @@ class SamzooCLI(LightningCLI):
             raise ConfigError(
                 f"{self.model.spec.name} is not trained: score it with `samzoo test --config ... --zero-shot`"
             )
-        made = None
+        made = False
         if self.run is None and self.subcommand != "predict":
-            made = self.run = self._new_run()
+            made = self._make_run()
         try:
             trainer = guard(super().instantiate_trainer(**self._outputs(), **kwargs))
         except (MisconfigurationException, ValueError, TypeError) as error:
-            if made and _rank() == 0:
-                shutil.rmtree(made.path)
+            if made:
+                shutil.rmtree(self.run.path)
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+        if self.subcommand == "fit" and _rank() == 0:  # only now: what can't be trained changes no run
+            describe(self.run.path, self.datamodule, self.model, self._asked())
+            run_folder.begin(self.run, self._config_text())
         trainer.callbacks.insert(0, Notes())
         if isinstance(trainer.strategy, DDPStrategy):  # prompts decide which parts of a model a step needs
             trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -144,9 +147,6 @@ class SamzooCLI(LightningCLI):
             return {"default_root_dir": str(self.result), "logger": False, "enable_checkpointing": False}
         settings = self.config_init[self.subcommand].trainer
         run_folder.take(self.run, first=_rank() == 0)
-        if _rank() == 0:
-            run_folder.write_beside(self.run.config, self._config_text())
-            describe(self.run.path, self.datamodule, self.model)
         validates = settings.limit_val_batches != 0 and bool(self.datamodule.entries("val"))
         self.trainer_defaults["callbacks"] = training_callbacks(self.run, validates)
         loggers = [RunLog(self.run.path), *self._tensorboard()]
@@ -154,22 +154,32 @@ class SamzooCLI(LightningCLI):
             loggers += settings.logger if isinstance(settings.logger, list) else [settings.logger]
         return {"default_root_dir": str(self.run.path), "logger": loggers}
 
-    def _new_run(self) -> Run:
-        """A new run folder; the further processes of a DDP fit use the one that the first has made."""
+    def _make_run(self) -> bool:
+        """A new run folder; the further processes of a DDP fit use the one that the first has made.
+
+        Returns:
+            whether there is nothing in it but what this process has made.
+        """
         if _rank() > 0:
             made = os.environ.get(run_folder.RUN_VARIABLE) or self.options.run_dir
             if not made:
                 raise ConfigError(
                     "with an external launcher, give --run DIR so that all processes share one run folder"
                 )
-            return Run(Path(made))
-        test = self._config_text() if self.subcommand == "test" else None
-        run = run_folder.new(self.options.run_dir, self.options.name, test)
-        os.environ[run_folder.RUN_VARIABLE] = str(run.path.absolute())
+            self.run = Run(Path(made))
+            return False
+        self.run = run_folder.new(self.options.run_dir, self.options.name, self.subcommand, self._config_text())
+        os.environ[run_folder.RUN_VARIABLE] = str(self.run.path.absolute())
+        anew = not self.run.config.exists()
         if self.subcommand != "fit":
-            run_folder.write_beside(run.config, self._config_text())
-            describe(run.path, self.datamodule, self.model)
-        return run
+            describe(self.run.path, self.datamodule, self.model, self._asked())
+            run_folder.write_beside(self.run.config, self._config_text())
+        return anew
+
+    def _asked(self) -> dict[str, Any]:
+        """What the config says of what the method has planned."""
+        arguments = self.config[self.subcommand].model.init_args
+        return {name: arguments.get(name) for name in self.model.planned}
 
     def _result_folder(self) -> Path:
         """The same for all processes of a test; see `run_folder.result_folder`."""

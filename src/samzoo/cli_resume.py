@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from argparse import Namespace as Options
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from samzoo.cli_config import UsageError
 from samzoo.cli_parser import Parser
+from samzoo.run_folder import FINGERPRINT
 from samzoo.termination import Terminated
 
 
@@ -66,6 +68,7 @@ def _check_asked(parser: Parser, verb: str, run: Path, own: Any, args: list[str]
         for line, before in kept:
             line.replaced = before
     known = _plain(parser, own, verb)
+    known |= _as_asked(run, known)
     differing = [
         f"  {key}: {_shown(known.get(key))} in the run, {_shown(value)} on this line"
         for key, value in asked.items()
@@ -85,6 +88,18 @@ def _check_asked(parser: Parser, verb: str, run: Path, own: Any, args: list[str]
         )
 
 
+def _as_asked(run: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """What the run's command said of what was planned then, unless it was changed since."""
+    try:
+        content = json.loads((run / FINGERPRINT).read_text(encoding="utf-8"))
+        planned, asked = (
+            {f"model.init_args.{name}": value for name, value in content[part].items()} for part in ("planned", "asked")
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return {key: value for key, value in asked.items() if known.get(key) == planned.get(key)}
+
+
 def _plain(parser: Parser, config: Any, verb: str) -> dict[str, Any]:
     """Dotted names and plain values."""
     content = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True)).get(verb) or {}
@@ -93,7 +108,7 @@ def _plain(parser: Parser, config: Any, verb: str) -> dict[str, Any]:
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, dict) and value.get("kind") == "auto":
+        if isinstance(value, dict) and "auto" in (value.get("kind") or ()):  # of all channels or of some
             yield f"{prefix}{key}", "auto"
         elif isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -22,6 +22,7 @@ RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 TRAINING = "training.json"
+FINGERPRINT = "fingerprint.json"
 RESULT = "records.csv"
 UNFINISHED = ".unfinished"
 """In a result folder: what a test has scored and not yet written, see `samzoo.evaluation.unfinished`."""
@@ -81,20 +82,35 @@ def create(name: str) -> Run:
     return Run(_new_folder(RUNS / name))
 
 
-def new(path: str | None, name: str, test: str | None = None) -> Run:
+_GOING_ON = {
+    "fit": ", or use --resume",
+    "test": " (a test that was stopped goes on with its own settings, once no other process is at it)",
+}
+
+
+def new(path: str | None, name: str, verb: str = "fit", config: str = "") -> Run:
     """A new run, or the one of a test without training that was begun and not ended.
 
     Args:
         path: its folder, if the user named one.
         name: what it is called else.
-        test: text of the settings of a test.
+        verb: what it is for.
+        config: text of its settings, by which a begun test is known.
 
     Raises:
-        ConfigError, DataError: see `given`.
+        ConfigError: the folder is not empty. DataError: it can't be made.
     """
-    if test is not None and (begun := _begun_test(Path(path) if path else RUNS / name, test)):
+    folder = Path(path) if path else RUNS / name
+    if verb == "test" and (begun := _begun_test(folder, config)):
         return begun
-    return given(Path(path), new=True) if path else create(name)
+    if not path:
+        return create(name)
+    if not holds_nothing(folder):
+        hint = _GOING_ON.get(verb, "")
+        raise ConfigError(f"{path} exists already and is never overwritten: name a new folder{hint}")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder)
 
 
 def take(run: Run, first: bool = True) -> None:
@@ -110,22 +126,27 @@ def take(run: Run, first: bool = True) -> None:
         if not claim(run.path / FIT_LOCK, WAIT_SECONDS):
             raise ConfigError(f"another process is training in {run.path}: wait for it, end it, or name another --run")
         tidy(run.path)
-        sweep(run.checkpoints)
+        sweep(run.checkpoints, live_seconds=0)  # nobody else writes there, and what is left may be large
 
 
-def given(path: Path, new: bool = False) -> Run:
-    """The run in the folder that the user named.
+def begin(run: Run, config: str) -> None:
+    """Note what a training is about to do, after which it is not complete.
+
+    Args:
+        config: text of its settings.
 
     Raises:
-        ConfigError: it must be new but is not empty, or it must be a run but holds no config.yaml.
-        DataError: it can't be made.
+        DataError: it can't be written.
     """
-    if new:
-        if not holds_nothing(path):
-            raise ConfigError(f"{path} exists already and is never overwritten: name a new folder, or use --resume")
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-    elif not (path / CONFIG).is_file():
+    if run.complete:
+        record = json.loads((run.path / TRAINING).read_text(encoding="utf-8")) | {"complete": False}
+        write_atomically(run.path / TRAINING, lambda file: file.write(json.dumps(record, indent=2) + "\n"))
+    write_beside(run.config, config)
+
+
+def given(path: Path) -> Run:
+    """The run in the folder that the user named. Raises ConfigError: it holds no config.yaml."""
+    if not (path / CONFIG).is_file():
         raise ConfigError(f"{path} is not a run folder: it holds no {CONFIG}{_listing()}")
     return Run(path)
 
@@ -139,7 +160,7 @@ def holds_nothing(path: Path) -> bool:
 
 
 def _of_no_account(path: Path) -> bool:
-    return path.name.startswith(".") and path.suffix in (SUFFIX, ".lock")
+    return path.name == FINGERPRINT or (path.name.startswith(".") and path.suffix in (SUFFIX, ".lock"))
 
 
 def trainings(name: str | None = None) -> list[Run]:
@@ -207,8 +228,8 @@ def kept_cases(folder: Path) -> str:
 def _begun_test(path: Path, config: str) -> Run | None:
     """The run in this folder, or in one inside it, that a test has begun with these settings and not ended."""
     for folder in (path, *sorted((p for p in path.glob("*") if p.is_dir()), reverse=True)):
-        begun = (folder / UNFINISHED).is_dir() and not (folder / CHECKPOINTS).exists()
-        if begun and _is_asked(folder, config) and not (folder / RESULT).exists() and claim(folder / TEST_LOCK):
+        ended = (folder / RESULT).exists() or (folder / CHECKPOINTS).exists()
+        if not ended and _is_asked(folder, config) and claim(folder / TEST_LOCK):
             return Run(folder)
     return None
 

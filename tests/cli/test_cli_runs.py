@@ -14,6 +14,7 @@ from cli_helpers import QUICK, WHOLE
 
 from samzoo import run_folder
 from samzoo.cli import main
+from samzoo.cli_lightning import SamzooCLI
 from samzoo.run_folder import Run
 from samzoo.training import WholeCheckpoints
 
@@ -133,6 +134,41 @@ def test_the_same_fit_again_does_what_is_left_of_it(trained, work, capsys):
     assert main(["fit", "--resume", "--run", "nowhere"]) == 2
 
 
+def test_a_resume_that_is_refused_or_killed_early_leaves_the_run_as_it_says(trained, capsys, monkeypatch):
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    resume = ["fit", "--resume", "--run", str(trained)]
+    assert main([*resume, "--trainer.max_epochs=400", "--trainer.strategy=nonsense"]) == 2
+    assert before == {path.name: path.read_bytes() for path in trained.iterdir() if path.name in before}
+    with monkeypatch.context() as patch:
+        patch.setattr(SamzooCLI, "fit", lambda *_, **__: None)  # killed before its first epoch
+        assert main([*resume, "--trainer.max_epochs=3"]) == 0
+    assert (trained / "fingerprint.json").read_bytes() == before["fingerprint.json"]
+    assert main(resume) == 0
+    assert "trained already" not in capsys.readouterr().out
+    assert json.loads((trained / "training.json").read_text())["epochs"] == 3
+
+
+def test_the_same_fit_again_with_what_was_planned_and_found(work, monkeypatch, capsys):
+    monkeypatch.setattr(SamzooCLI, "fit", lambda *_, **__: None)
+    ct = ["--data.intensity={kind: auto, low: -1000, high: 1000}"]
+    args = ["fit", "--config", "masksam_tiny", "--data=datasets/phantom.yaml", *QUICK, "--resume", "--run", "mine", *ct]
+    assert main(args) == 0
+    found = json.loads((work / "mine/fingerprint.json").read_text())
+    own = yaml.safe_load((work / "mine/config.yaml").read_text())
+    assert own["model"]["init_args"]["spacing"] == found["planned"]["spacing"] and found["why"]
+    assert own["model"]["init_args"]["patch"] == found["planned"]["patch"] != found["asked"]["patch"]
+    assert main(args) == 0, capsys.readouterr().err
+    assert main(["fit", "--resume", "--run", "mine"]) == 0
+    assert json.loads((work / "mine/fingerprint.json").read_text()) == found
+    assert main([*args, "--model.init_args.spacing=[2,2,2]", "--data.intensity={kind: range}"]) == 2
+    text = capsys.readouterr().err
+    assert (
+        "model.init_args.spacing: fingerprint in the run, [2.0, 2.0, 2.0] on this line" in text
+        and "data.intensity.kind" in text
+    )
+    assert "patch" not in text
+
+
 @pytest.mark.parametrize("begun", ["nothing", "folder", "no checkpoint"])
 def test_the_same_fit_again_begins_what_was_killed_early(trained, work, begun, capsys):
     args = [*FIT, "--resume", "--run", "mine"]
@@ -175,6 +211,21 @@ def test_zero_shot_makes_a_run_that_resume_and_test_do_not_take(work, capsys):
     capsys.readouterr()
     assert main(["test"]) == 1
     assert "no trained run" in capsys.readouterr().err
+
+
+def test_a_trainer_that_cant_be_built_removes_only_a_folder_of_its_own(work, capsys):
+    args = ["test", "--config", "box_ellipse_phantom", "--zero-shot", *QUICK, "--run", "mine"]
+    wrong = "--trainer.strategy=nonsense"
+    assert main([*args, wrong]) == 2 and not (work / "mine").exists()
+    assert main(args) == 0
+    (work / "mine/.unfinished/x").mkdir(parents=True)
+    (work / "mine/.unfinished/x/a.json").touch()
+    (work / "mine/records.csv").unlink()
+    config = yaml.safe_load((work / "mine/config.yaml").read_text())
+    config["trainer"]["strategy"] = "nonsense"
+    (work / "mine/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert main([*args, wrong]) == 2
+    assert (work / "mine/.unfinished/x/a.json").exists()
 
 
 def test_validate(trained, capsys):
@@ -223,4 +274,4 @@ def test_new_runs_never_share_a_folder(work):
     (work / "full").mkdir()
     (work / "full/file").touch()
     with pytest.raises(Exception, match="never overwritten"):
-        run_folder.given(work / "full", new=True)
+        run_folder.new("full", "x")

@@ -4,7 +4,7 @@ import os
 import resource
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -148,16 +148,23 @@ def test_two_tests_at_a_time_have_folders_of_their_own(tmp_path):
         assert run_folder.result_folder(run, "mine") != tmp_path
 
 
-def test_a_test_without_training_is_found_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("given", [None, "here"])
+def test_a_test_without_training_is_found_again(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
-    begun = run_folder.new(None, "sam", "mine")
+    begun = run_folder.new(given, "sam", "test", "mine")
+    (begun.path / "fingerprint.json").touch()
+    if given:
+        assert run_folder.new(given, "sam", "test", "mine").path == begun.path, "killed before its config was written"
     begun.config.write_text("mine")
-    assert run_folder.new(None, "sam", "mine").path != begun.path, "nothing was scored"
+    assert run_folder.new(given, "sam", "test", "mine").path == begun.path, "killed before a case was scored"
     (begun.path / ".unfinished").mkdir()
-    assert run_folder.new(None, "sam", "mine").path == begun.path
-    assert run_folder.new(None, "sam", "other").path != begun.path
+    assert run_folder.new(given, "sam", "test", "mine").path == begun.path
+    refused = pytest.raises(ConfigError, match=r"name a new folder \(a test") if given else nullcontext()
+    with refused:
+        assert run_folder.new(given, "sam", "test", "other").path != begun.path
     (begun.path / "records.csv").touch()
-    assert run_folder.new(None, "sam", "mine").path != begun.path
+    with refused:
+        assert run_folder.new(given, "sam", "test", "mine").path != begun.path
 
 
 def test_an_old_folder_goes_whole(tmp_path, monkeypatch):
