@@ -1,5 +1,6 @@
 """What a batch size is chosen by, how memory is measured, and which settings an error proposes."""
 
+import gc
 import inspect
 from types import SimpleNamespace
 
@@ -119,6 +120,7 @@ def test_peak_of_main_memory():
             file.write("5")
     except OSError:
         pytest.skip("the kernel can't reset the peak here")
+    gc.collect()  # what other tests left would be given back in between
     memory = HostMemory(processes=2)
     for megabytes in (300, 100):
         memory.begin()
@@ -166,7 +168,10 @@ def test_errors_of_memory(error, expected):
     assert is_out_of_memory(error) == expected
 
 
-@pytest.mark.parametrize("name", sorted(set(concrete_methods()) - {"BoxEllipse"}))
+OWN = {name for name, method in concrete_methods().items() if method.__module__.startswith("samzoo.")}
+
+
+@pytest.mark.parametrize("name", sorted(OWN - {"BoxEllipse"}))
 def test_methods_name_settings_that_exist(name):
     method = concrete_methods()[name]
     arguments = inspect.signature(method).parameters

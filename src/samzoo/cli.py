@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments: " in message:
-            word = message.split(": ", 1)[1].split()[0].split("=")[0]
+            word = (message.split(": ", 1)[1].split() or ["''"])[0].split("=")[0]
             message = f"there is no option {word}{did_you_mean(word.lstrip('-'), self.option_names())}"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
@@ -124,7 +124,7 @@ def _train_or_score(verb: str, description: str, args: list[str]) -> None:
     if "--help-all" in args:
         _lightning(verb, argparse.Namespace(run=None, ckpt=None, known=[]), ["--help"], {})
         return
-    part_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    part_parser = _Parser(prog=f"samzoo {verb}", add_help=False)
     for part in PARTS:
         part_parser.add_argument(f"--{part}")
     given, args = part_parser.parse_known_args(args)

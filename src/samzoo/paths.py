@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def find_root(root: str | None, source: str | None = None, command: str | None =
     if not given.is_absolute() and os.environ.get("SAMZOO_DATA"):
         places.append(Path(os.environ["SAMZOO_DATA"]).expanduser().absolute() / given)
     for place in places:
-        if place.is_dir():
-            return place
+        with contextlib.suppress(OSError):  # a name that is too long
+            if place.is_dir():
+                return place
     hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
     raise DataError(
         f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"

@@ -160,7 +160,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         file.write("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(DataError, match=r"x.txt: can't be written: No space left"):
+    with pytest.raises(DataError, match=r"x.txt: can't be written: no space left"):
         write_atomically(path, full)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 

@@ -107,9 +107,12 @@ def lines(work, monkeypatch, capfd):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             code = main(args)
-        text = capfd.readouterr().err.strip()
+        captured = capfd.readouterr()
+        text = captured.err.strip()
         if code == 0:
             return code
+        if args[:1] == ["verify"] and "NOT USABLE" in captured.out:
+            raise SamzooError(captured.out)
         assert code in (1, 2), f"exit code {code}"
         said = [line for line in text.splitlines() if line.startswith("samzoo ")]
         assert len(said) == 1 and "Traceback" not in text and "usage:" not in text, text

@@ -111,6 +111,7 @@ def unpack(tar: Path, root: Path) -> None:
                 if not PurePosixPath(member.name).name.startswith("._") or member.size < 0:
                     _check(member, tar, root.name)
                     members.append(member)
+            _check_end(file, tar)
             need, free = sum(m.size for m in members), shutil.disk_usage(root.parent).free
             if need > free:
                 raise DataError(
@@ -131,6 +132,14 @@ def unpack(tar: Path, root: Path) -> None:
         raise DataError(f"{tar} can't be unpacked ({error}); delete it and run again to fetch it anew") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _check_end(file: tarfile.TarFile, tar: Path) -> None:
+    """Raises DataError: what follows the last member is not the zeros that end an archive: it was cut, or sizes lie."""
+    file.fileobj.seek(file.offset)
+    end = file.fileobj.read(tarfile.BLOCKSIZE)
+    if len(end) < tarfile.BLOCKSIZE or any(end):
+        raise DataError(f"{tar} is cut short or damaged; delete it and run again to fetch it anew")
 
 
 def _check(member: tarfile.TarInfo, tar: Path, folder: str) -> None:
