@@ -100,7 +100,18 @@ def test_every_method_has_a_config_for_own_data():
     assert set(METHODS) - variants == set(OWN)
 
 
-@pytest.mark.parametrize("name", METHODS)
+VARIANTS = {
+    "m_sam_fixed.yaml",
+    "m_sam_fixed_tiny.yaml",
+    "masksam_fixed.yaml",
+    "masksam_fixed_tiny.yaml",
+    "masksam_upsampled.yaml",
+    "promise_ips.yaml",
+}
+"""They run the code of others, which are run by the default suite, and take long."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in VARIANTS else n for n in METHODS])
 def test_method_runs(work, name):
     run(["--model", f"methods/{name}", "--trainer", "trainer/default.yaml"], CONFIGS / "methods" / name)
 
