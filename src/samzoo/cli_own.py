@@ -16,8 +16,8 @@ from samzoo.paths import find_root
 from samzoo.writing import write_atomically
 
 OWN_SUITE, OWN_PICTURES = "own_tiny.yaml", "own_tiny_pictures.yaml"
-ROOT_FILE = "root.txt"
-"""In the board's folder: of which data set it is."""
+ROOT_FILE = "runs/root.txt"
+"""In the board's folder, but not of what is shown: of which data set it is."""
 
 
 def settings_of_all(words: Sequence[str]) -> list[str]:

@@ -249,7 +249,7 @@ def test_boards_of_two_data_sets_of_one_name_keep_apart(work, started, capsys):
     assert "name another folder with --out" in capsys.readouterr().err
     assert main(["leaderboard", "--fit", "--root", "b/data", "--out", "other"]) == 0
     assert main(["leaderboard", "--fit", "--root", "b/data", "--out", "configs"]) == 2
-    assert not (work / "configs/root.txt").exists()
+    assert not (work / "configs/runs/root.txt").exists()
 
 
 @pytest.mark.parametrize(("minutes", "said"), [(0.995, "00:00:01:00"), (0.004, "00:00:00:01"), (1500, "01:01:00:00")])
