@@ -87,6 +87,11 @@ def test_channels_of_two_kinds(tmp_path):
         found(root, channels=["PET"], intensity=data.decoding.intensity).build_store(["train"])
 
 
+def test_a_window_of_no_channel_is_refused():
+    with pytest.raises(ConfigError, match="window needs low < high"):
+        _ = Intensity("window", [], 5).zero
+
+
 def test_pictures_by_their_depth(tmp_path):
     root = write_pictures(tmp_path / "cells")
     assert found(root).decoding.intensity == Intensity("range")

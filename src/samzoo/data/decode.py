@@ -47,7 +47,8 @@ class Intensity:
         Raises:
             ConfigError: a window that is empty, or without its ends.
         """
-        kind, low, high = (v[0] if isinstance(v, list | tuple) else v for v in (self.kind, self.low, self.high))
+        values = (self.kind, self.low, self.high)
+        kind, low, high = (next(iter(v), None) if isinstance(v, list | tuple) else v for v in values)
         if kind != "window":
             return 0.0
         if low is None or high is None or not high > low:
