@@ -120,9 +120,9 @@ def test_peak_of_main_memory():
             file.write("5")
     except OSError:
         pytest.skip("the kernel can't reset the peak here")
-    gc.collect()  # what other tests left would be given back in between
-    memory = HostMemory(processes=2)
+    gc.collect()
     for megabytes in (300, 100):
+        memory = HostMemory(processes=2)  # with a base of its own: what other tests left may be given back at any time
         memory.begin()
         torch.ones(megabytes, 2**18)  # each row is a MiB
         assert memory.used() == pytest.approx(megabytes * 2**20, abs=40 * 2**20)
