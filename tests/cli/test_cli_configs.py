@@ -106,6 +106,7 @@ VARIANTS = {
     "masksam_fixed.yaml",
     "masksam_fixed_tiny.yaml",
     "masksam_upsampled.yaml",
+    "promise.yaml",
     "promise_ips.yaml",
 }
 """They run the code of others, which are run by the default suite, and take long."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 
-@pytest.mark.parametrize("method", ["MaskSAM", "MSAM"])
+@pytest.mark.parametrize("method", ["MaskSAM", pytest.param("MSAM", marks=pytest.mark.slow)])
 def test_two_processes_end_with_the_weights_of_one(tmp_path, method):
     """Gradients are averaged over ranks, and so is what losses are divided by; plain DDP, no unused parameters."""
     script = Path(__file__).with_name("train_alike_on_two.py")
