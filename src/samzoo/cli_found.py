@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def describe(folder: Path, data: SamzooDataModule, method: Method, asked: Mappin
         "channels": channels,
         "spacing_mm": measured and measured.spacing,
         "shape": measured and measured.shape,
-        "intensity": data.found_settings.get("intensity"),
+        "intensity": asdict(data.decoding.intensity),
         "why": list(data.found.reasons),
         "planned": dict(method.planned),
         "asked": dict(asked),

@@ -414,7 +414,7 @@ def test_settings_that_do_not_fit(nnunet, settings, message):
 
 def test_no_test_case_is_an_error_that_says_so(nnunet):
     dm = SamzooDataModule(root=str(nnunet), test_fraction=0)
-    with pytest.raises(DataError, match=r"has no test case \(cases per split"):
+    with pytest.raises(DataError, match=r"has no test case \(train "):
         dm.test_dataloader()
 
 

@@ -60,6 +60,19 @@ def test_validation_is_carved_from_training_patients_where_it_is_missing():
     assert patients(index, "test") == {"t0", "t1"}
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(1, (0, 0, 1)), (2, (1, 0, 1)), (3, (1, 1, 1)), (7, (5, 1, 1))])
+def test_of_few_patients_one_is_tested_and_one_trained_on_before_any_validates(count, sizes):
+    index = assign_splits(index_of(*scans(count)), 0.15, 0.2, 0)
+    assert tuple(len(patients(index, s)) for s in ("train", "val", "test")) == sizes
+
+
+def test_a_single_training_patient_beside_a_given_test_set_is_trained_on():
+    index = assign_splits(index_of(*scans(1), *scans(1, split="test", prefix="t")), 0.15, 0.2, 0)
+    assert patients(index, "train") == {"p0"}
+    everything = assign_splits(index_of(*scans(2)), 1.0, 0, 0)
+    assert len(patients(everything, "val")) == 2, "as asked for"
+
+
 def test_no_fraction_draws_nothing():
     index = assign_splits(index_of(*scans(4)), 0, 0, 0)
     assert len(index.of("train")) == 12

@@ -24,7 +24,7 @@ from samzoo.data.phantom import PhantomSettings, ensure_phantom
 from samzoo.data.readers import Layout, read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
 from samzoo.data.sampling import CaseSampler, SliceSampler
-from samzoo.data.splits import assign_splits, limit_cases
+from samzoo.data.splits import NO_TRAINING, assign_splits, limit_cases
 from samzoo.data.store import Store, digest, source_signature
 from samzoo.data.units import trains_on_slices
 from samzoo.data.views import CaseView, SlabView, SliceView, collate, only
@@ -367,11 +367,9 @@ class SamzooDataModule(LightningDataModule):
     def _needed(self, split: Split) -> tuple[CaseEntry, ...]:
         entries = self.entries(split)
         if not entries:
-            counts = {s: len(self.entries(s)) for s in ("train", "val", "test")}
-            raise DataError(
-                f"data set {self.dataset_name} has no {split} case (cases per split: {counts}); change "
-                "data.val_fraction or data.test_fraction, or add cases"
-            )
+            counts = ", ".join(f"{s} {len(self.entries(s))}" for s in ("train", "val", "test"))
+            remedy = NO_TRAINING if split == "train" else "change data.val_fraction or data.test_fraction, or add cases"
+            raise DataError(f"data set {self.dataset_name} has no {split} case ({counts}): {remedy}")
         return entries
 
     def _loader(

@@ -79,7 +79,7 @@ def read_array(path: Path, pictures: str = "auto") -> Array:
         DataError: missing, unreadable, cut short, empty, or of a kind that samzoo doesn't read; names the file.
     """
     if not exists(path):
-        raise DataError(f"{path}: file is missing")
+        raise DataError(f"{path}: file is missing; put it there, or leave its case out (data.include)")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: file is empty (0 bytes); fetch it again")
     name = path.name.lower()
@@ -124,7 +124,9 @@ def _read_nifti(path: Path) -> Array:
         raise
     except READ_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: can't be read as NIfTI ({reason}); the file is damaged or cut short") from None
+        raise DataError(
+            f"{path}: can't be read as NIfTI ({reason}); the file is damaged or cut short, fetch it again"
+        ) from None
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim > 4 or data.ndim < 2:

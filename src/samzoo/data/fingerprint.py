@@ -17,6 +17,7 @@ from samzoo.data.arrays import holds_arrays, read_arrays
 from samzoo.data.decode import DecodeSettings, case_spacing
 from samzoo.data.files import READ_ERRORS, Array, read_array
 from samzoo.data.index import VOLUME_ENDINGS, CaseEntry
+from samzoo.data.splits import NO_TRAINING
 from samzoo.errors import DataError
 
 ANISOTROPY = 3
@@ -48,9 +49,7 @@ def measure(entries: Sequence[CaseEntry], settings: DecodeSettings) -> Fingerpri
         DataError: no case, or a file that can't be read. ConfigError: settings that don't fit the files.
     """
     if not entries:
-        raise DataError(
-            "there is no training case to measure: change the split, add cases, or give what would be planned from them"
-        )
+        raise DataError(f"there is no training case to measure: {NO_TRAINING}")
     measured = [case_extent(entry, settings) for entry in entries]
     shapes, spacings = (np.array(column, dtype=np.float64) for column in zip(*measured, strict=True))
     target = target_spacing(shapes, spacings)

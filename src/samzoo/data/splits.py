@@ -14,6 +14,9 @@ from samzoo.errors import ConfigError
 KFOLD_SEED = 12345
 """nnU-Net's, so that its default folds and ours are the same (nnunetv2, `generate_crossval_split`)."""
 
+NO_TRAINING = "add cases, or train on what is there with --data.test_fraction 0 --data.val_fraction 0"
+"""What helps where no case is left for training: a single patient is tested."""
+
 
 def assign_splits(
     index: DatasetIndex,
@@ -26,7 +29,8 @@ def assign_splits(
     """Give every labelled case a split.
 
     A data set's own val and test sets stay as they are. Where one is missing, its share of all training patients
-    is drawn, in an order that depends on (seed, patient) alone: a patient who joins the data set moves few others.
+    is drawn, in an order that depends on (seed, patient) alone: a patient who joins the data set moves few others. A
+    drawn validation set leaves at least one patient for training: of two, one is tested and one trained on.
 
     Args:
         folds: validate on one of so many folds of the training patients instead of a share, see `kfold`.
@@ -52,6 +56,8 @@ def assign_splits(
         if split in given or fraction == 0 or not pool:
             continue
         wanted = max(1, round(fraction * (len(pool) + len(taken))))
+        if split == "val" and fraction + test_fraction < 1:
+            wanted = min(wanted, len(pool) - 1)
         chosen, pool = pool[:wanted], pool[wanted:]
         taken |= dict.fromkeys(chosen, split)
     if folds is not None:

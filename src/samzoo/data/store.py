@@ -196,7 +196,9 @@ def source_signature(entry: CaseEntry) -> str:
         try:
             stat = path.stat()
         except OSError:
-            raise DataError(f"{path}: file of case {entry.id!r} is missing") from None
+            raise DataError(
+                f"{path}: file of case {entry.id!r} is missing; put it there, or leave the case out (data.include)"
+            ) from None
         content.append((str(path.resolve()), stat.st_size, stat.st_mtime_ns, class_id))
     return digest(content)
 

@@ -22,7 +22,7 @@ from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.overlays import save_overlay
 from samzoo.data.read_settings import ReadSettings, check_setting
 from samzoo.data.readers import read_index
-from samzoo.data.splits import assign_splits
+from samzoo.data.splits import NO_TRAINING, assign_splits
 from samzoo.errors import SamzooError
 from samzoo.paths import find_root
 from samzoo.reading import printable
@@ -252,7 +252,7 @@ def _check_whole(result: Report, index: DatasetIndex, canonical: bool) -> None:
         if lacking := [n for n, count in presence.items() if not count and n not in absent]:
             result.warn(f"{len(lacking)} classes are in no {split} case: {_some(lacking)}")
     if labelled and not any(c.split == "train" for c in labelled):
-        result.warn("no case is left for training (fit is not possible, test is)")
+        result.warn(f"no case is left for training (fit is not possible, test is): {NO_TRAINING}")
 
     same: dict[str, list[CaseFacts]] = defaultdict(list)
     for case in result.cases:
