@@ -6,8 +6,9 @@ READY := $(VENV)/.ready
 
 .PHONY: test test-slow lint bench leaderboard clean
 
+# a worker for each core; a file's tests stay together, for they share what they have trained
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

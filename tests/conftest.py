@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of tests are small, and workers must not compete for cores
+
 
 def pytest_addoption(parser):
     parser.addoption(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from samzoo import __version__, run_folder
 from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_config, read_yaml
 from samzoo.errors import ConfigError, SamzooError
+from samzoo.reading import printable
 from samzoo.run_folder import Run
 from samzoo.termination import END_WITH_PARENT, EXIT_CODE, Terminated, end_with_parent, terminations_raised
 from samzoo.writing import DISK_FULL
@@ -186,7 +188,7 @@ def _verify(args: list[str]) -> int:
     report = verify(options.root, settings, options.overlays, options.json)
     print(report.text())
     if report.ok and not options.data and any(case.split == "train" for case in report.cases):
-        print(f"  next: samzoo fit --config sam_med2d_tiny.yaml --data.root {shlex.quote(options.root)}")
+        print(printable(f"  next: samzoo fit --config sam_med2d_tiny.yaml --data.root {shlex.quote(options.root)}"))
     return 0 if report.ok else 1
 
 
@@ -281,6 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     verb, *rest = args or ["--help"]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what a terminal can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with terminations_raised():
             if os.environ.pop(END_WITH_PARENT, None):

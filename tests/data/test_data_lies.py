@@ -170,4 +170,6 @@ def test_names_that_are_no_text_do_not_break_the_terminal(tmp_path, capsys):
     write_nnunet(folder, cases=2)
     assert main(["verify", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "a\\udcff\\x1b[31m\\u202e: layout nnunet" in said
+    assert "a\\udcff\\x1b[31m\\u202e: layout nnunet" in said and "\x1b" not in said
+    assert main(["prepare", "phantom", str(tmp_path / "b\udcff"), "--cases", "2", "--size", "32"]) == 0
+    assert "b\\udcff" in capsys.readouterr().out

@@ -180,8 +180,8 @@ def check_same_grid(path: Path, array: Array, reference_path: Path, reference: A
     shape, wanted = array.data.shape[1:], reference.data.shape[1:]
     if shape != wanted:
         raise DataError(
-            f"{path}: shape {shape} differs from {wanted} of {reference_path}: does it belong to another image? Replace "
-            "it, resample it onto the image's grid, or leave the case out (data.include)"
+            f"{path}: shape {shape} differs from {wanted} of {reference_path}: does it belong to another image? "
+            "Replace it, resample it onto the image's grid, or leave the case out (data.include)"
         )
     if array.flat != reference.flat:
         raise DataError(f"{path}: one of it and {reference_path} is a picture, the other a volume")
