@@ -176,19 +176,34 @@ def _zoo(args: list[str]) -> int:
 
 
 def _verify(args: list[str]) -> int:
-    parser = _Parser(prog="samzoo verify", description=VERBS["verify"][1])
+    parser = _Parser(
+        prog="samzoo verify",
+        description=VERBS["verify"][1],
+        epilog="Settings that say how to read the data are those of fit: --data.mask_threshold 127, "
+        "--data.classes '{liver: 1}', ...",
+    )
     parser.add_argument("root", metavar="ROOT", help="folder of the data set")
     parser.add_argument("--data", metavar="NAME", help="config of configs/datasets that says how to read it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw a slice of each case with its label")
-    options = parser.parse_args(args)
+    options, rest = parser.parse_known_args(args)
     settings = read_yaml(find_config(options.data, "datasets")) if options.data else {}
-    from samzoo.data.verify import verify
+    from samzoo.cli_own import data_settings, settings_of_all
+    from samzoo.data.verify import known_settings, verify
 
+    words = settings_of_all(rest, "verify")
+    known = [f"data.{n}" for n in known_settings()]
+    for name in (word.split("=")[0].removeprefix("--") for word in words):
+        if name not in known:
+            raise UsageError(
+                f"verify looks at no setting {name!r}" + did_you_mean(name, known, f"; it takes {', '.join(known)}")
+            )
+    settings |= data_settings(words)
     report = verify(options.root, settings, options.overlays, options.json)
     print(report.text())
     if report.ok and not options.data and any(case.split == "train" for case in report.cases):
-        print(printable(f"  next: samzoo fit --config sam_med2d_tiny.yaml --data.root {shlex.quote(options.root)}"))
+        line = ["samzoo", "fit", "--config", "sam_med2d_tiny.yaml", "--data.root", options.root, *words]
+        print(f"  next: {printable(shlex.join(line))}")
     return 0 if report.ok else 1
 
 

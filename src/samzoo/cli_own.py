@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from samzoo.cli_config import PARTS, UsageError, find_config
 from samzoo.errors import ConfigError, DataError
 from samzoo.leaderboard.suite import Suite, read_suite
 from samzoo.paths import find_root
+from samzoo.reading import load_yaml
 from samzoo.writing import write_atomically
 
 OWN_SUITE, OWN_PICTURES = "own_tiny.yaml", "own_tiny_pictures.yaml"
@@ -20,7 +19,7 @@ ROOT_FILE = "runs/root.txt"
 """In the board's folder, but not of what is shown: of which data set it is."""
 
 
-def settings_of_all(words: Sequence[str]) -> list[str]:
+def settings_of_all(words: Sequence[str], verb: str = "leaderboard") -> list[str]:
     """What is left of the command line, settings of fit and test, as `--name=value`.
 
     Raises:
@@ -33,10 +32,27 @@ def settings_of_all(words: Sequence[str]) -> list[str]:
         elif found and "=" not in found[-1]:
             found[-1] += f"={word}"
         else:
-            raise UsageError(f"what is {word!r}? (see `samzoo leaderboard --help`)")
+            raise UsageError(f"what is {word!r}? (see `samzoo {verb} --help`)")
     for word in found:
         if word.removeprefix("--").split("=")[0].split(".")[0] not in PARTS or "=" not in word:
-            raise UsageError(f"there is no option {word.split('=')[0]} (see `samzoo leaderboard --help`)")
+            raise UsageError(f"there is no option {word.split('=')[0]} (see `samzoo {verb} --help`)")
+    return found
+
+
+def data_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Those of `settings_of_all` that are the data set's, by name.
+
+    Raises:
+        UsageError: a value that is no YAML.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        if word.startswith("--data."):
+            name, _, value = word.removeprefix("--data.").partition("=")
+            try:
+                found[name] = load_yaml(value)
+            except ValueError as error:
+                raise UsageError(f"data.{name}: {value[:80]!r} is not valid YAML: {error}") from None
     return found
 
 
@@ -85,9 +101,7 @@ def _entries(folder: Path, common: Sequence[str]) -> Sequence[Any]:
     from samzoo.data.index import ReadSettings
     from samzoo.data.readers import read_index
 
-    pairs = (word.removeprefix("--data.").split("=", 1) for word in common if word.startswith("--data."))
-    given: Mapping[str, Any] = {key: yaml.safe_load(value) for key, value in pairs}
-    return read_index(folder, ReadSettings.pick(given)).entries
+    return read_index(folder, ReadSettings.pick(data_settings(common))).entries
 
 
 def _claim(out: Path, folder: Path) -> None:

@@ -234,7 +234,7 @@ def test_etis_masks_with_a_prefix_belong_to_their_pictures(tmp_path):
     assert list(cases) == ["1", "11", "2", "21"]
     np.testing.assert_array_equal(cases["21"].label[0].numpy() == 1, lesion(13003)[1] > 0)
     (root / "Ground Truth/p11.tif").unlink()
-    assert "p11.png: file is missing" in verify(root, progress=False).errors[0].message
+    assert "p11.tif: file is missing" in verify(root, progress=False).errors[0].message
 
 
 @pytest.mark.filterwarnings(COUNTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,11 @@ from samzoo.data.files import Array, read_array
 from samzoo.data.index import PICTURE_ENDINGS, CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import ConfigError, DataError
 
-AFFINE_TOLERANCE = 1e-3
-"""Largest difference of two affines, entry by entry, as a share of the smallest spacing. Rounding gives about 1e-6."""
+AFFINE_TOLERANCE = 0.05
+"""How far apart two affines may put a voxel, as a share of the smallest spacing: headers are rounded in many ways."""
 
+MOST_NOISE = 127
+"""Difference of a grey mask's channels that JPEG may make; more is a colour."""
 
 IntensityKind = Literal["auto", "window", "percentile", "range"]
 
@@ -176,8 +179,13 @@ def case_spacing(array: Array, settings: DecodeSettings) -> tuple[float, float, 
 
 
 def check_same_grid(path: Path, array: Array, reference_path: Path, reference: Array) -> None:
-    """Raises DataError: another shape or, beyond rounding, another affine."""
+    """Raises DataError: another shape, or an affine that puts a voxel elsewhere, beyond rounding."""
     shape, wanted = array.data.shape[1:], reference.data.shape[1:]
+    if shape != wanted and shape == (*wanted[1:], len(reference.data)):
+        raise DataError(
+            f"{reference_path}: its channels seem to be the first axis, as {path} has the shape {shape}; samzoo "
+            "expects them last, move them: numpy.moveaxis(data, 0, -1)"
+        )
     if shape != wanted:
         raise DataError(
             f"{path}: shape {shape} differs from {wanted} of {reference_path}: does it belong to another image? "
@@ -187,11 +195,13 @@ def check_same_grid(path: Path, array: Array, reference_path: Path, reference: A
         raise DataError(f"{path}: one of it and {reference_path} is a picture, the other a volume")
     if array.flat:
         return
-    difference = np.abs(array.affine - reference.affine).max()
-    if difference > AFFINE_TOLERANCE * min(reference.spacing):
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape))])
+    difference = np.abs(corners @ (array.affine - reference.affine).T).max()
+    if not difference <= AFFINE_TOLERANCE * min(reference.spacing):
         raise DataError(
-            f"{path}: affine differs by up to {difference:.4g} mm from that of {reference_path}; they are not on the "
-            "same grid, resample one onto the other or correct its header"
+            f"{path}: affine differs from that of {reference_path}, which puts voxels up to {difference:.4g} mm apart; "
+            "they are not on the same grid: resample one onto the other, or, where the voxels do belong together and "
+            "only the header was lost, write it with the other's affine (nibabel.Nifti1Image(data, other.affine))"
         )
 
 
@@ -220,9 +230,10 @@ def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.nd
         if file.class_id is None and table.threshold is not None:
             return above_threshold(array.data, table.threshold, file.path), 0
         if len(array.data) > 1 and (not array.flat or (array.data != array.data[:1]).any()):
+            colours = float(np.ptp(array.data.astype(np.float32), axis=0).max()) > MOST_NOISE
             raise DataError(
                 f"{file.path}: a label must have one channel, this has {len(array.data)} that differ"
-                f"{_noise_hint(table, file.path)}"
+                + ("; save it in grey, a number for each class" if colours else _noise_hint(table, file.path))
             )
         values = as_integers(array.data[0], file.path)
         if file.class_id is None:

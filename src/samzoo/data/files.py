@@ -16,7 +16,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image, UnidentifiedImageError
 
-from samzoo.data.index import PICTURE_ENDINGS, VOLUME_ENDINGS
+from samzoo.data.foreign import kind_of, remedy
+from samzoo.data.index import ENDINGS, PICTURE_ENDINGS, VOLUME_ENDINGS
 from samzoo.errors import DataError
 
 READ_ERRORS = (
@@ -42,6 +43,12 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 ORIENTATION = 274
 """Number of the tag of EXIF and TIFF."""
+
+MIN_IS_WHITE = 0
+"""TIFF's photometric interpretation of pictures that are shown inverted."""
+
+SPACING_TOLERANCE = 0.01
+"""Share by which two spacings in one header may differ, as by rounding."""
 
 RGB = ("red", "green", "blue")
 
@@ -87,7 +94,8 @@ def read_array(path: Path, pictures: str = "auto") -> Array:
         return _read_nifti(path)
     if name.endswith(PICTURE_ENDINGS):
         return _read_picture(path, pictures)
-    raise DataError(f"{path}: samzoo reads {', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}")
+    known = kind_of(path)
+    raise DataError(f"{path}: " + (remedy(known) if known else f"samzoo reads {', '.join(ENDINGS)}"))
 
 
 def exists(path: Path) -> bool:
@@ -123,6 +131,7 @@ def _read_nifti(path: Path) -> Array:
     except DataError:
         raise
     except READ_ERRORS as error:
+        _check_packed(path)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{path}: can't be read as NIfTI ({reason}); the file is damaged or cut short, fetch it again"
@@ -135,6 +144,20 @@ def _read_nifti(path: Path) -> Array:
         data = data[..., None]
     data = np.moveaxis(data, -1, 0) if data.ndim == 4 else data[None]
     return Array(data, affine, tuple(round(float(s), 6) for s in spacing))
+
+
+def _check_packed(path: Path) -> None:
+    """Raises DataError: packed by gzip without saying so in its name, or the other way round."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError:
+        return
+    says = path.name.lower().endswith(".gz")
+    if start[:2] == b"\x1f\x8b" and not says:
+        raise DataError(f"{path}: is packed by gzip, so its name must end in .nii.gz; rename it, or unpack it")
+    if says and struct.unpack("<i", start.ljust(4))[0] in HEADERS:
+        raise DataError(f"{path}: is not packed by gzip, so its name must end in .nii; rename it, or pack it")
 
 
 def check_size(path: Path, size: int) -> None:
@@ -197,7 +220,19 @@ def _check_raw_header(path: Path) -> None:
 
 
 def _check_orientation(path: Path, header: nib.Nifti1Header) -> None:
-    """Two orientations in one header that point an axis different ways leave the order of slices open."""
+    """Two orientations in one header that point an axis different ways leave the order of slices open, as two spacings
+    leave all distances open: samzoo and nibabel take sform's, ITK pixdim's.
+    """
+    if int(header["sform_code"]):
+        zooms = np.array(header.get_zooms()[:3])
+        spacing = np.sqrt((header.get_sform()[:3, : len(zooms)] ** 2).sum(0))
+        if (np.abs(spacing - zooms) > SPACING_TOLERANCE * zooms).any():
+            given = " and ".join(" x ".join(f"{v:.4g}" for v in values) for values in (spacing, zooms))
+            raise DataError(
+                f"{path}: sform and pixdim give two spacings, {given} mm, so that distances are open; correct the "
+                "header: in nibabel image.set_sform(image.get_qform(), 1) keeps pixdim's, "
+                "image.set_qform(image.get_sform(), 1) sform's"
+            )
     if not (int(header["sform_code"]) and int(header["qform_code"])):
         return
     sform, qform = header.get_sform()[:3, :3], header.get_qform()[:3, :3]
@@ -210,19 +245,22 @@ def _check_orientation(path: Path, header: nib.Nifti1Header) -> None:
 
 def _read_picture(path: Path, pictures: str) -> Array:
     try:
-        data = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
+        data = _read_tiff(path, pictures) if path.suffix.lower() in (".tif", ".tiff") else None
         if data is None:
             with Image.open(path, formats=FORMATS) as image:
                 if image.format == "PNG":
                     _check_png(path)
                 if getattr(image, "n_frames", 1) > 1:
                     raise DataError(
-                        f"{path}: holds {image.n_frames} pictures; a case is one picture, or a NIfTI volume"
+                        f"{path}: holds {image.n_frames} pictures; a case is one picture, or a NIfTI volume: save the "
+                        "pages as pictures of their own, or the stack as NIfTI with its spacing"
                     )
                 _check_upright(path, image.getexif().get(ORIENTATION, 1))
                 # A palette is an encoding of colours, except in masks, where its indices are the values.
                 if image.mode in ("P", "PA"):
                     palette = image.convert("RGBA" if "transparency" in image.info else "RGB")
+                    if pictures == "mask":
+                        _check_palette(path, image, np.asarray(palette))
                     return _from_palette(path, np.asarray(image), np.asarray(palette), pictures)
                 if image.mode == "1":
                     image = image.convert("L")
@@ -264,16 +302,34 @@ def _check_upright(path: Path, orientation: int) -> None:
         )
 
 
+def _check_palette(path: Path, image: Image.Image, colours: np.ndarray) -> None:
+    """Raises DataError: a mask in which black is not 0, but another number, so that background may be either."""
+    black = (colours[..., :3] == 0).all(-1)
+    if any(image.getpalette()[:3]) and black.any() and np.asarray(image)[black].all():
+        raise DataError(
+            f"{path}: 0 is not black in the mask's palette, but another number is, so that it is open which is "
+            "background; save the mask in grey, background as 0"
+        )
+
+
 def _from_palette(path: Path, indices: np.ndarray, colours: np.ndarray, pictures: str) -> Array:
     return _picture(path, indices if pictures == "mask" else colours, pictures)
 
 
-def _read_tiff(path: Path) -> np.ndarray | None:
+def _read_tiff(path: Path, pictures: str) -> np.ndarray | None:
     """None: better left to Pillow."""
     with tifffile.TiffFile(path) as file:
         if len(file.pages) > 1:
-            raise DataError(f"{path}: holds {len(file.pages)} pages; a case is one picture, or a NIfTI volume")
+            raise DataError(
+                f"{path}: holds {len(file.pages)} pages; a case is one picture, or a NIfTI volume: save the pages as "
+                "pictures of their own, or the stack as NIfTI with its spacing"
+            )
         page = file.pages[0]
+        if pictures == "mask" and page.photometric == MIN_IS_WHITE and page.bitspersample > 1:
+            raise DataError(
+                f"{path}: a mask that is shown inverted (photometric interpretation WhiteIsZero), so that it is open "
+                "which is background; save it as others are (ImageJ: Image > Lookup Tables > Invert LUT) or as PNG"
+            )
         if ORIENTATION in page.tags:
             _check_upright(path, page.tags[ORIENTATION].value)
         if page.compression in PILLOW_COMPRESSIONS:

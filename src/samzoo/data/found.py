@@ -51,6 +51,15 @@ class Found:
     reasons: tuple[str, ...] = ()
 
 
+def doubt_of_ct(name: str, lowest: Sequence[float]) -> str:
+    """Why what is called CT may not be in HU, by the lowest values of the cases; empty if there is no doubt."""
+    positive = sum(low >= 0 for low in lowest)
+    if not positive or NAME_OF_CT.search(name.casefold()) is None:
+        return ""
+    which = "no case has a" if positive == len(lowest) else f"{positive} of {len(lowest)} cases have no"
+    return f"{which} value below 0: are they CT in HU? If they are stored with an offset, as of 1024, take it off"
+
+
 class ChannelValues:
     """Gathers what of one channel decides about its intensities.
 
@@ -92,8 +101,8 @@ class ChannelValues:
         if not (named or air):
             return "percentile", *PERCENTILES, "no CT: each case is cut at its own percentiles 0.5 and 99.5"
         why = "CT by its name" if named else f"CT, for all cases have values below {AIR}"
-        if odd := sum(low >= 0 for low in self.lowest) if min(self.lowest) < AIR else 0:
-            why += f" (but {odd} of {len(self.lowest)} cases have no value below 0: are they CT?)"
+        if doubt := doubt_of_ct(self.name, self.lowest):
+            why += f" (but {doubt})"
         hounsfield = min(self.lowest) < 0
         if low is not None and high is not None and hounsfield:
             return "window", low, high, f"{why}: the method's window"

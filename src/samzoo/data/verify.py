@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from samzoo.data import archives
 from samzoo.data.axes import Axes, axis_order
 from samzoo.data.decode import DecodeSettings, Intensity, Loaded, load
-from samzoo.data.found import Measured, in_words, measured_entries
+from samzoo.data.found import Measured, doubt_of_ct, in_words, measured_entries
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.overlays import save_overlay
 from samzoo.data.read_settings import ReadSettings, check_setting
@@ -30,6 +30,8 @@ from samzoo.writing import write_atomically
 
 MAX_ANISOTROPY = 2.0
 SPACING_RANGE_MM = (0.01, 20.0)
+MOST_SHOWN = 8
+"""Errors, and warnings, of single cases in the terminal."""
 
 SETTINGS = {
     **dict.fromkeys(("val_fraction", "test_fraction"), float),
@@ -39,6 +41,11 @@ SETTINGS = {
     "canonical": bool,
 }
 """Of the data module, beside `ReadSettings`."""
+
+
+def known_settings() -> list[str]:
+    """Names of the data module's settings that `verify` heeds."""
+    return sorted({f.name for f in fields(ReadSettings)} | set(SETTINGS))
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,16 @@ class Report:
             shapes, spacings = np.array([c.shape for c in self.cases]), np.array([c.spacing_mm for c in self.cases])
             lines.append(f"  shapes {_span(shapes)}, spacing {_span(spacings)} mm")
         lines += [f"  intensity {self.intensity}"] if self.intensity else []
-        lines += [f"  {f.level}: {f'case {f.case}: ' if f.case else ''}{f.message}" for f in self.findings]
+        shown: Counter[str] = Counter()
+        for f in self.findings:
+            shown[f.level] += f.case is not None
+            if f.case is None or shown[f.level] <= MOST_SHOWN:
+                lines.append(f"  {f.level}: {f'case {f.case}: ' if f.case else ''}{f.message}")
+        lines += [
+            f"  and {count - MOST_SHOWN} more {level}s of single cases; --json FILE lists all"
+            for level, count in shown.items()
+            if count > MOST_SHOWN
+        ]
         lines.append(f"  {'ok' if self.ok else 'NOT USABLE'}: {len(self.errors)} errors, {len(self.warnings)} warnings")
         return "\n".join(map(printable, lines))
 
@@ -168,6 +184,7 @@ def _verify_index(
         result.warn(note)
     decoding = DecodeSettings(slice_axis=settings.get("slice_axis", 2), canonical=settings.get("canonical", False))
     measured, measuring = Measured(index.channels), {e.id for e in measured_entries(index)}
+    lowest: list[list[float]] = []
     shown = f"verifying {printable(index.name)}"
     for entry in tqdm(index.entries, desc=shown, unit="case", disable=not progress, leave=False):
         try:
@@ -175,6 +192,8 @@ def _verify_index(
         except SamzooError as error:
             result.error(str(error), entry.id)
             continue
+        if not loaded.parts[0].flat:
+            lowest.append([float(channel.min()) for part in loaded.parts for channel in part.data])
         if entry.id in measuring:
             measured.add(loaded, range(len(index.channels)))
         facts = _facts(entry, loaded, index)
@@ -187,6 +206,9 @@ def _verify_index(
         found = measured.decide(Intensity())
         why = dict.fromkeys(reason.partition(": ")[2] for reason in found.reasons)
         result.intensity = f"{in_words(found.intensity, index.channels)} ({'; '.join(why)})"
+    for name, values in zip(index.channels, zip(*lowest, strict=True), strict=False):
+        if doubt := doubt_of_ct(name, values):
+            result.warn(f"channel {name}: {doubt}")
     _check_whole(result, index, decoding.canonical)
 
 
@@ -246,7 +268,7 @@ def _check_whole(result: Report, index: DatasetIndex, canonical: bool) -> None:
     absent = [n for n in names if not any(n in c.voxels for c in labelled)]
     if labelled and len(absent) == len(names):
         result.error("no label holds any class")
-    elif absent:
+    elif labelled and absent:
         result.warn(f"{len(absent)} of {len(names)} classes are in no case: {_some(absent)}")
     for split, presence in result.presence.items():
         if lacking := [n for n, count in presence.items() if not count and n not in absent]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from samzoo.data.index import DatasetIndex, ReadSettings
+from samzoo.data.foreign import foreign_files
+from samzoo.data.index import DatasetIndex, ReadSettings, list_files, stem
 from samzoo.data.readers import acdc, brats, folder, isic, kits, lits, msd, nnunet, polyps, sam_med2d, synapse
 from samzoo.errors import ConfigError, DataError
 
@@ -51,22 +52,50 @@ def recognise(root: Path) -> str:
     for name, reader in READERS.items():
         if reader.recognise(root):
             return name
-    hint = ""
-    if (root / "imagesTr").is_dir():
-        hint = " There is an imagesTr, but no dataset.json beside it."
-    inner = [p for p in sorted(root.iterdir()) if _looks_like_one(p)]
-    if inner:
-        hint = f" Its sub-folder {inner[0].name!r} looks like one: did you mean {inner[0]}?"
     raise DataError(
-        f"{root} is in no layout that samzoo knows.{hint} Known: nnU-Net (dataset.json with channel_names and "
+        f"{root} is in no layout that samzoo knows.{_hint(root)} Known: nnU-Net (dataset.json with channel_names and "
         "file_ending, imagesTr, labelsTr); MSD or AMOS22 (dataset.json with a training list); SAM-Med2D "
-        "(image2label_train.json, label2image_test.json); the polyp benchmark (TrainDataset, TestDataset); ISIC 2018 "
-        "(ISIC2018_Task1-2_Training_Input and its kind); ACDC (training and testing, holding patient001 ...); "
-        "Synapse or BTCV (Abdomen/RawData/Training/img and label, or train_npz and test_vol_h5); "
-        "KiTS (case_00000 holding imaging.nii.gz); LiTS (volume-0.nii and segmentation-0.nii); "
-        "BraTS (case folders holding CASE_flair.nii.gz or CASE-t2f.nii.gz and its kind); "
-        "image/mask folders (images and masks, or train, val, test holding them)"
+        "(image2label_train.json, label2image_test.json); folders of images and masks (images beside masks, or train, "
+        "val, test holding the two); and public archives as they are unpacked (samzoo zoo). docs/own-data.md has a "
+        "tree for each"
     )
+
+
+def _hint(root: Path) -> str:
+    """What a folder in no layout looks like, and what to do, as a sentence."""
+    if (root / "imagesTr").is_dir():
+        return " There is an imagesTr, but no dataset.json beside it."
+    absolute = root.absolute()
+    for above in (absolute.parent.parent, absolute.parent):
+        if _looks_like_one(above):
+            return f" It lies in a folder that looks like one: did you mean {above}?"
+    inside = sorted(p for p in root.iterdir() if not p.name.startswith("."))
+    if not inside:
+        return " It is empty."
+    folders = [p for p in inside if p.is_dir()]
+    if likely := [p for p in folders if _looks_like_one(p)]:
+        one = f" Its sub-folder {likely[0].name!r} looks like one: did you mean {likely[0]}?"
+        if len(likely) == 1:
+            return one
+        return (
+            f"{one} There are {len(likely)} of the kind; where each is a patient, put the images of all into one "
+            "images, the masks into one masks, with the patient in the file names (data.patient_pattern)."
+        )
+    if others := foreign_files(root, deep=True):
+        return f" It holds {others}."
+    if files := list_files(root):
+        return (
+            f" It holds images itself ({files[0].name}): put the images into a folder images, their masks under the "
+            "same names into a folder masks beside it."
+        )
+    if folders and (files := list_files(folders[0])):
+        name, ending = folders[0].name, files[0].name[len(stem(files[0])) :]
+        return (
+            f" It holds folders with images in them ({name}/{files[0].name}): put all images into a folder images and "
+            f"their masks, under the same names, into a folder masks beside it, for example images/{name}{ending} and "
+            f"masks/{name}{ending}."
+        )
+    return f" It holds {', '.join(p.name for p in inside[:5])}{' and more' if len(inside) > 5 else ''}."
 
 
 def _looks_like_one(folder: Path) -> bool:

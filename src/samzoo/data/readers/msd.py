@@ -6,6 +6,7 @@ relative to the folder. `labels` maps values to names.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -88,4 +89,12 @@ def _add(found: Collector, root: Path, file: Path, item: Any, split: Split | Non
     if not labelled and split != "test":
         raise DataError(f"{file}: {item['image']} is listed for training or validation without a label")
     labels = [LabelFile(root / label)] if labelled else []
-    found.add(stem(image).removesuffix("_0000"), [image], labels, split if labelled else "predict")
+    images = [image] if exists(image) else _numbered(image) or [image]
+    found.add(stem(image).removesuffix("_0000"), images, labels, split if labelled else "predict")
+
+
+def _numbered(image: Path) -> list[Path]:
+    """The files of a case's channels, where nnU-Net v1 lists case.nii.gz and the folder holds case_0000.nii.gz, ..."""
+    ending = image.name[len(stem(image)) :]
+    numbered = (image.with_name(f"{stem(image)}_{channel:04d}{ending}") for channel in range(1000))
+    return list(itertools.takewhile(exists, numbered))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from samzoo.data.foreign import foreign_files, kind_of, remedy
 from samzoo.data.index import (
     ENDINGS,
     Collector,
@@ -41,7 +42,11 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
     labels = require(content, "labels", file, '"labels": {"background": 0, "liver": 1}')
     ending = require(content, "file_ending", file, '"file_ending": ".nii.gz"')
     if ending not in ENDINGS:
-        raise DataError(f"{file}: file_ending {ending!r} can't be read; samzoo reads {', '.join(ENDINGS)}")
+        known = kind_of(Path(f"case{ending}")) if isinstance(ending, str) else None
+        raise DataError(
+            f"{file}: file_ending {str(ending)[:80]!r} can't be read; "
+            + (remedy(known) if known else f"samzoo reads {', '.join(ENDINGS)}")
+        )
     if not isinstance(channels, dict) or not isinstance(labels, dict):
         raise DataError(f"{file}: channel_names and labels must be objects")
     names = channel_names(channels, "channel_names", file)
@@ -49,12 +54,24 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
 
     found = Collector(settings)
     training = _images(root / "imagesTr", ending)
+    if not training:
+        raise DataError(_no_image(root / "imagesTr", ending))
+    labels = _labels(root / "labelsTr", ending)
     for case_id, images in training.items():
-        found.add(case_id, images, [LabelFile(root / "labelsTr" / f"{case_id}{ending}")])
+        found.add(case_id, images, [LabelFile(labels.get(case_id, root / "labelsTr" / f"{case_id}{ending}"))])
     labelled_test = (root / "labelsTs").is_dir()
+    test_labels = _labels(root / "labelsTs", ending)
     for case_id, images in _images(root / "imagesTs", ending).items():
-        label = [LabelFile(root / "labelsTs" / f"{case_id}{ending}")] if labelled_test else []
-        found.add(case_id, images, label, "test" if labelled_test else "predict")
+        label = test_labels.get(case_id, root / "labelsTs" / f"{case_id}{ending}")
+        found.add(case_id, images, [LabelFile(label)] if labelled_test else [], "test" if labelled_test else "predict")
+    for folder in (root / "imagesTr", root / "imagesTs"):
+        if left_out := [p for p in list_files(folder) if not p.name.lower().endswith(ending)]:
+            found.notes.append(
+                f"{len(left_out)} images in {folder} don't end in dataset.json's file_ending {ending!r} and are left "
+                f"out, first {left_out[0].name}"
+            )
+        if others := foreign_files(folder):
+            found.notes.append(f"left out in {folder}: {others}")
 
     for entry in found.entries.values():
         if len(entry.images) not in (1, len(channels)):
@@ -64,7 +81,7 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
                 f"{entry.id}_{len(channels) - 1:04d}{ending}"
             )
     if settings.include is None:
-        orphans = {p.name[: -len(ending)] for p in list_files(root / "labelsTr", [ending])} - set(training)
+        orphans = set(labels) - set(training)
         if orphans:
             found.notes.append(f"{len(orphans)} labels have no image, first {sorted(orphans)[0]!r}")
         if content.get("numTraining") not in (None, len(training)):
@@ -72,6 +89,23 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
     name = content.get("name") or root.resolve().name
     own_splits = root / "splits_final.json"
     return found.finish(name, root, "nnunet", table, names, own_splits if own_splits.is_file() else None)
+
+
+def _labels(folder: Path, ending: str) -> dict[str, Path]:
+    """Case id -> its label."""
+    return {p.name[: -len(ending)]: p for p in list_files(folder, [ending])}
+
+
+def _no_image(folder: Path, ending: str) -> str:
+    if not folder.is_dir():
+        return f"layout nnunet, but no case was found: {folder} is missing; put the images there"
+    if files := list_files(folder):
+        return (
+            f"layout nnunet, but no case was found: no file in {folder} ends in {ending}, dataset.json's file_ending, "
+            f"but there is {files[0].name}; correct file_ending"
+        )
+    found = foreign_files(folder, deep=True) or f"put images there, for example {folder / f'case_01_0000{ending}'}"
+    return f"layout nnunet, but no case was found in {folder}: {found}"
 
 
 def _images(folder: Path, ending: str) -> dict[str, list[Path]]:

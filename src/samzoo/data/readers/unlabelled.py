@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from samzoo.data.foreign import foreign_files
 from samzoo.data.index import CaseEntry, DatasetIndex, list_files, repeated, stem
 from samzoo.errors import DataError
 
@@ -27,7 +28,8 @@ def read_unlabelled(sources: Sequence[Path], index: DatasetIndex) -> DatasetInde
         if source.is_dir():
             found = list_files(source) or list_files(source / "imagesTs")
             if not found:
-                raise DataError(f"{source}: no NIfTI file or picture in this folder")
+                why = foreign_files(source, deep=True) or "name the folder that holds the images themselves"
+                raise DataError(f"{source}: no NIfTI file or picture in this folder; {why}")
             files += found
         elif source.is_file():
             files.append(source)
