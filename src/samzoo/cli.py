@@ -15,7 +15,7 @@ from samzoo.cli_config import PARTS, SUFFIXES, UsageError, did_you_mean, find_co
 from samzoo.errors import ConfigError, SamzooError
 from samzoo.run_folder import Run
 from samzoo.termination import END_WITH_PARENT, EXIT_CODE, Terminated, end_with_parent, terminations_raised
-from samzoo.writing import DISK_FULL
+from samzoo.writing import DISK_FULL, no_space
 
 SETTINGS_HELP = """
 Every setting of a config can be overridden: --model.init_args.lr 1e-3, --data.batch_size 4, --trainer.max_epochs 2,
@@ -301,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        name = error.filename or "the disk"
-        print(f"samzoo {verb}: no space left on {name}; free some and give the same command again", file=sys.stderr)
+        place = no_space(f"on {error.filename or 'the disk'}")
+        print(f"samzoo {verb}: {place}", file=sys.stderr)
         return 1
 
 

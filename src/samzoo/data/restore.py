@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from samzoo.data.axes import file_axes
-from samzoo.data.disk import disk_errors
 from samzoo.data.index import VOLUME_ENDINGS
 from samzoo.errors import DataError
+from samzoo.writing import write_atomically
 
 
 def is_volume(source: str | Path) -> bool:
@@ -52,43 +52,39 @@ def write_label(
         slice_axis, canonical: of the same names of `SamzooDataModule.decoding`.
 
     Raises:
-        DataError: the label doesn't have the source's shape, or the disk is full.
+        DataError: the label doesn't have the source's shape, or the file can't be written.
     """
-    with disk_errors(target.parent):
-        _write(source_label(label, source_values), source, target, slice_axis, canonical)
+    values = source_label(label, source_values)
+    if not is_volume(source):
+        picture = _picture(values, source)
+        return write_atomically(target, lambda file: picture.save(file, format="PNG"), "wb")
+    image = nib.load(source)
+    values = file_axes(image.affine, slice_axis, canonical).to_file(values)
+    if values.shape != (*image.shape, 1, 1)[:3]:
+        raise DataError(f"{source}: has shape {image.shape}, the prediction {values.shape}")
+    values = np.ascontiguousarray(values).reshape((*image.shape, 1, 1)[: max(2, min(image.ndim, 3))])
+    written = _like(values, image)
 
-
-def _write(values: np.ndarray, source: str | Path, target: Path, slice_axis: int, canonical: bool) -> None:
-    ending = ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=ending, dir=target.parent)
-    os.close(handle)
-    try:
-        if is_volume(source):
-            image = nib.load(source)
-            values = file_axes(image.affine, slice_axis, canonical).to_file(values)
-            if values.shape != (*image.shape, 1, 1)[:3]:
-                raise DataError(f"{source}: has shape {image.shape}, the prediction {values.shape}")
-            values = np.ascontiguousarray(values).reshape((*image.shape, 1, 1)[: max(2, min(image.ndim, 3))])
-            nib.save(_like(values, image), name)
+    def write(file: IO[bytes]) -> None:
+        if target.suffix == ".gz":
+            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
+                written.to_stream(packed)
         else:
-            with Image.open(source) as picture:
-                size = picture.size
-            label = Image.fromarray(values[0])
-            if (
-                label.size != size
-            ):  # the picture was reduced on decoding (data.max_side), both sides alike but for rounding
-                if abs(size[0] * label.height - size[1] * label.width) > sum(size):
-                    raise DataError(
-                        f"{source}: is {size[0]} x {size[1]}, the prediction {label.width} x {label.height}"
-                    )
-                label = label.resize(size, Image.Resampling.NEAREST)
-            label.save(name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+            written.to_stream(file)
+
+    write_atomically(target, write, "wb")
+
+
+def _picture(values: np.ndarray, source: str | Path) -> Image.Image:
+    """Of the source's size: it was reduced on decoding (data.max_side), both sides alike but for rounding."""
+    with Image.open(source) as picture:
+        size = picture.size
+    label = Image.fromarray(values[0])
+    if label.size == size:
+        return label
+    if abs(size[0] * label.height - size[1] * label.width) > sum(size):
+        raise DataError(f"{source}: is {size[0]} x {size[1]}, the prediction {label.width} x {label.height}")
+    return label.resize(size, Image.Resampling.NEAREST)
 
 
 def _like(values: np.ndarray, image: nib.Nifti1Image) -> nib.Nifti1Image:
