@@ -9,7 +9,7 @@ import shutil
 import sys
 import warnings
 from argparse import Namespace as Options
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from samzoo import run_folder
+from samzoo import __version__, run_folder
 from samzoo.batch_size import find_batch_size
 from samzoo.cli_checkpoint import check_checkpoint, checkpoint_errors, load_weights_of
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
@@ -30,13 +30,18 @@ from samzoo.cli_parser import ConfigFile, Line, Parser, check_groups
 from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import Fingerprint, measure
-from samzoo.data.restore import write_label
+from samzoo.data.index import CaseEntry
+from samzoo.data.restore import read_mark, write_label
+from samzoo.data.store import digest, source_signature
 from samzoo.errors import ConfigError, SamzooError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
-from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
+from samzoo.evaluation.prediction import finished
+from samzoo.evaluation.unfinished import weights_sha256
+from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors, without_savings
 from samzoo.methods.base import Method
 from samzoo.preemption import heed_preemption
 from samzoo.processes import Notes, together
+from samzoo.prompts.io import PromptBook, load_prompts
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, guard, mark_complete, training_callbacks
 from samzoo.writing import write_atomically
@@ -287,30 +292,52 @@ class SamzooCLI(LightningCLI):
             with checkpoint_errors(options.ckpt):
                 load_weights_of(model, options.ckpt)
         print(f"weights: {options.ckpt or 'as configured (zero-shot)'}", flush=True)
-        loader = datamodule.predict_dataloader()
-        entries = loader.dataset.entries
+        book = load_prompts(options.prompts) if options.prompts else None
+        entries = {entry.id: entry for entry in datamodule.predict_dataloader().dataset.entries}
+        if book is not None:
+            book.check_cases(entries)
+        marks = self._marks(model, datamodule, entries.values(), book)
+        sources = {case_id: entry.images[0] for case_id, entry in entries.items()}
+        done = finished(options.out, sources, marks, read_mark, options.overlays)
+        if done:
+            print(f"{len(done)} of {len(entries)} are in {options.out} already", flush=True)
         errors = memory_errors(self.trainer, model, self._settings)
         with errors as watch, self.trainer.precision_plugin.forward_context():
             written = predict_cases(
                 model.to(self.trainer.strategy.root_device),
-                watch.cases(tqdm(loader, desc="predicting", unit="case")),
+                watch.cases(tqdm(datamodule.predict_dataloader(done), desc="predicting", unit="case")),
                 options.out,
-                lambda label, source, target: write_label(
+                lambda label, source, target, mark: write_label(
                     label,
                     source,
                     target,
                     datamodule.source_values,
                     datamodule.slice_axis,
                     datamodule.decoding.canonical,
+                    mark,
                 ),
                 datamodule.class_names,
-                prompts_path=options.prompts,
+                book,
                 regime=options.regime,
-                case_ids=[entry.id for entry in entries],
+                case_ids=list(entries),
                 overlays=options.overlays,
                 inference=self.config_init[self.subcommand].protocol.inference,
+                marks=marks,
             )
         print(f"{len(written)} written to {options.out}")
+
+    def _marks(
+        self, model: Method, datamodule: SamzooDataModule, entries: Iterable[CaseEntry], book: PromptBook | None
+    ) -> dict[str, str]:
+        """What the label map of each case depends on, but for the machine that makes it."""
+        settings = without_savings(self._settings())
+        common = [settings["model"], settings["protocol"], str(self.trainer.precision), datamodule.store.signature]
+        common.append(weights_sha256(model))
+        marks = {}
+        for entry in entries:
+            prompts = book and book.cases[entry.id][book.regime_of(entry.id, self.options.regime)]
+            marks[entry.id] = f"samzoo {__version__} {digest([common, source_signature(entry), prompts])}"
+        return marks
 
 
 def fingerprint_of(data: SamzooDataModule) -> Callable[[], Fingerprint]:

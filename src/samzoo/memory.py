@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -100,6 +101,19 @@ def remedies(
         if (better := remedy.less(now)) is not None:
             found.append((name, now, better, remedy))
     return found[:3]
+
+
+def without_savings(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of all settings, nested, without those that save memory and leave the result as it is."""
+    config = copy.deepcopy(config)
+    for name, remedy in REMEDIES.items():
+        *groups, key = name.split(".")
+        part: Any = config
+        for group in groups:
+            part = part.get(group) if isinstance(part, dict) else None
+        if isinstance(part, dict) and remedy.changes.startswith("same result"):
+            part.pop(key, None)
+    return config
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -4,9 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evaluation_fakes import Automatic, BoxDrawer, Correctable, make_case
+from PIL import Image
 
 from samzoo.errors import ConfigError, DataError
 from samzoo.evaluation import predict_cases
+from samzoo.evaluation.prediction import finished
+from samzoo.prompts.io import load_prompts
 
 NAMES = ("organ", "lesion")
 
@@ -17,7 +20,7 @@ def prompts(tmp_path):
         path = tmp_path / "mine.json"
         cases = {case: {"mine": classes}}
         path.write_text(json.dumps({"format": "samzoo-prompts", "version": 1, "cases": cases}))
-        return path
+        return load_prompts(path)
 
     return write
 
@@ -27,9 +30,9 @@ def writer():
     """Stands for the data set's own writer; keeps the label maps."""
     kept = {}
 
-    def write(label, source, target):
+    def write(label, source, target, mark):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(b"x")
+        target.write_text(mark)
         kept[target.name] = label
 
     write.kept = kept
@@ -116,6 +119,29 @@ def test_existing_predictions_are_kept(tmp_path, prompts, writer):
     with pytest.raises(DataError, match=r"a.png: exists already"):
         predict_cases(BoxDrawer(), [make_case(label=False)], tmp_path, writer, NAMES, path)
     assert (tmp_path / "a.png").read_text() == "old"
+
+
+def test_what_an_earlier_call_has_written_is_done_and_what_is_of_other_settings_is_refused(tmp_path, writer):
+    cases = [make_case(name, label=False) for name in "abc"]
+    sources, marks = {c.id: c.source for c in cases}, {c.id: f"mark of {c.id}" for c in cases}
+
+    def read(path):
+        with Image.open(path) as picture:
+            return picture.info.get("samzoo")
+
+    def read_mark(path):
+        return read(path) if path.parent.name == "overlays" else path.read_text()
+
+    assert finished(tmp_path, sources, marks, read_mark, True) == set()
+    predict_cases(Automatic(), cases[:1], tmp_path, writer, NAMES, overlays=True, marks=marks)
+    predict_cases(Automatic(), cases[1:2], tmp_path, writer, NAMES, marks=marks)
+    assert finished(tmp_path, sources, marks, read_mark, False) == {"a", "b"}
+    assert finished(tmp_path, sources, marks, read_mark, True) == {"a"}, "b lacks its picture"
+    predict_cases(Automatic(), cases[1:2], tmp_path, writer, NAMES, overlays=True, marks=marks | {"b": "older"})
+    (tmp_path / "b.png").write_text("mark of b")
+    assert finished(tmp_path, sources, marks, read_mark, True) == {"a"}, "the picture is of other settings"
+    with pytest.raises(DataError, match=r"a.png: exists already .* not made of this image"):
+        finished(tmp_path, sources, marks | {"a": "other"}, read_mark, False)
 
 
 def test_training_mode_is_restored(tmp_path, writer):

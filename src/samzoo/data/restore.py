@@ -10,11 +10,15 @@ from typing import IO
 import nibabel as nib
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from samzoo.data.axes import file_axes
 from samzoo.data.index import VOLUME_ENDINGS
 from samzoo.errors import DataError
 from samzoo.writing import write_atomically
+
+MARK = "samzoo"
+"""Key of a PNG's text; NIfTI keeps it as the description in its header."""
 
 
 def is_volume(source: str | Path) -> bool:
@@ -41,6 +45,7 @@ def write_label(
     source_values: Sequence[int],
     slice_axis: int,
     canonical: bool = False,
+    mark: str = "",
 ) -> None:
     """Write a predicted label map, whole or not at all: NIfTI with the source's exact affine and axes, or PNG.
 
@@ -50,20 +55,23 @@ def write_label(
         target: file to write; .nii or .nii.gz for volumes, .png for pictures.
         source_values: (K + 1,), `SamzooDataModule.source_values`.
         slice_axis, canonical: of the same names of `SamzooDataModule.decoding`.
+        mark: a short text that is kept in the file, see `read_mark`.
 
     Raises:
         DataError: the label doesn't have the source's shape, or the file can't be written.
     """
     values = source_label(label, source_values)
     if not is_volume(source):
-        picture = _picture(values, source)
-        return write_atomically(target, lambda file: picture.save(file, format="PNG"), "wb")
+        picture, text = _picture(values, source), PngInfo()
+        text.add_text(MARK, mark)
+        return write_atomically(target, lambda file: picture.save(file, format="PNG", pnginfo=text), "wb")
     image = nib.load(source)
     values = file_axes(image.affine, slice_axis, canonical).to_file(values)
     if values.shape != (*image.shape, 1, 1)[:3]:
         raise DataError(f"{source}: has shape {image.shape}, the prediction {values.shape}")
     values = np.ascontiguousarray(values).reshape((*image.shape, 1, 1)[: max(2, min(image.ndim, 3))])
     written = _like(values, image)
+    written.header["descrip"] = mark
 
     def write(file: IO[bytes]) -> None:
         if target.suffix == ".gz":
@@ -73,6 +81,17 @@ def write_label(
             written.to_stream(file)
 
     write_atomically(target, write, "wb")
+
+
+def read_mark(path: Path) -> str:
+    """The mark of a label map or of another PNG of ours; "" where there is none, or no such file."""
+    try:
+        if is_volume(path):
+            return nib.load(path).header["descrip"].item().decode()
+        with Image.open(path) as picture:
+            return str(picture.info.get(MARK, ""))
+    except Exception:  # whatever it is, it is none of ours
+        return ""
 
 
 def _picture(values: np.ndarray, source: str | Path) -> Image.Image:
