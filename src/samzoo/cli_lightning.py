@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -9,7 +10,8 @@ import shutil
 import sys
 import warnings
 from argparse import Namespace as Options
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,8 @@ from samzoo.cli_parser import ConfigFile, Line, Parser, check_groups
 from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import Fingerprint, measure
-from samzoo.data.index import CaseEntry
 from samzoo.data.restore import read_mark, write_label
-from samzoo.data.store import digest, source_signature
+from samzoo.data.store import digest
 from samzoo.errors import ConfigError, SamzooError
 from samzoo.evaluation import EvaluationProtocol, predict_cases
 from samzoo.evaluation.prediction import finished
@@ -293,14 +294,14 @@ class SamzooCLI(LightningCLI):
                 load_weights_of(model, options.ckpt)
         print(f"weights: {options.ckpt or 'as configured (zero-shot)'}", flush=True)
         book = load_prompts(options.prompts) if options.prompts else None
-        entries = {entry.id: entry for entry in datamodule.predict_dataloader().dataset.entries}
+        images = {entry.id: entry.images for entry in datamodule.predict_dataloader().dataset.entries}
         if book is not None:
-            book.check_cases(entries)
-        marks = self._marks(model, datamodule, entries.values(), book)
-        sources = {case_id: entry.images[0] for case_id, entry in entries.items()}
-        done = finished(options.out, sources, marks, read_mark, options.overlays)
+            book.check_cases(images)
+        mark = self._mark(model, book, images)
+        sources = {case_id: paths[0] for case_id, paths in images.items()}
+        done = finished(options.out, sources, mark, read_mark, options.overlays)
         if done:
-            print(f"{len(done)} of {len(entries)} are in {options.out} already", flush=True)
+            print(f"{len(done)} of {len(images)} are in {options.out} already", flush=True)
         errors = memory_errors(self.trainer, model, self._settings)
         with errors as watch, self.trainer.precision_plugin.forward_context():
             written = predict_cases(
@@ -319,25 +320,27 @@ class SamzooCLI(LightningCLI):
                 datamodule.class_names,
                 book,
                 regime=options.regime,
-                case_ids=list(entries),
+                case_ids=list(images),
                 overlays=options.overlays,
                 inference=self.config_init[self.subcommand].protocol.inference,
-                marks=marks,
+                mark=mark,
             )
         print(f"{len(written)} written to {options.out}")
 
-    def _marks(
-        self, model: Method, datamodule: SamzooDataModule, entries: Iterable[CaseEntry], book: PromptBook | None
-    ) -> dict[str, str]:
-        """What the label map of each case depends on, but for the machine that makes it."""
-        settings = without_savings(self._settings())
-        common = [settings["model"], settings["protocol"], str(self.trainer.precision), datamodule.store.signature]
-        common.append(weights_sha256(model))
-        marks = {}
-        for entry in entries:
-            prompts = book and book.cases[entry.id][book.regime_of(entry.id, self.options.regime)]
-            marks[entry.id] = f"samzoo {__version__} {digest([common, source_signature(entry), prompts])}"
-        return marks
+    def _mark(
+        self, model: Method, book: PromptBook | None, images: Mapping[str, Sequence[Path]]
+    ) -> Callable[[str], str]:
+        """Tells of a case what its label map depends on, but for the machine that makes it and the images' places."""
+        settings, data = without_savings(self._settings()), self.datamodule
+        common = [settings["model"], settings["protocol"], str(self.trainer.precision), weights_sha256(model)]
+        common += [data.class_names, data.source_values, asdict(data.decoding)]
+
+        def mark(case_id: str) -> str:
+            prompts = book and book.cases[case_id][book.regime_of(case_id, self.options.regime)]
+            files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images[case_id]]
+            return f"samzoo {__version__} {digest([common, files, prompts])}"
+
+        return mark
 
 
 def fingerprint_of(data: SamzooDataModule) -> Callable[[], Fingerprint]:

@@ -123,25 +123,31 @@ def test_existing_predictions_are_kept(tmp_path, prompts, writer):
 
 def test_what_an_earlier_call_has_written_is_done_and_what_is_of_other_settings_is_refused(tmp_path, writer):
     cases = [make_case(name, label=False) for name in "abc"]
-    sources, marks = {c.id: c.source for c in cases}, {c.id: f"mark of {c.id}" for c in cases}
+    sources = {case.id: case.source for case in cases}
 
-    def read(path):
+    def mark(case_id, settings="these settings"):
+        return f"{case_id} with {settings}"
+
+    def read_mark(path):
+        if path.parent.name != "overlays":
+            return path.read_text()
         with Image.open(path) as picture:
             return picture.info.get("samzoo")
 
-    def read_mark(path):
-        return read(path) if path.parent.name == "overlays" else path.read_text()
+    def done(overlays):
+        return finished(tmp_path, sources, mark, read_mark, overlays)
 
-    assert finished(tmp_path, sources, marks, read_mark, True) == set()
-    predict_cases(Automatic(), cases[:1], tmp_path, writer, NAMES, overlays=True, marks=marks)
-    predict_cases(Automatic(), cases[1:2], tmp_path, writer, NAMES, marks=marks)
-    assert finished(tmp_path, sources, marks, read_mark, False) == {"a", "b"}
-    assert finished(tmp_path, sources, marks, read_mark, True) == {"a"}, "b lacks its picture"
-    predict_cases(Automatic(), cases[1:2], tmp_path, writer, NAMES, overlays=True, marks=marks | {"b": "older"})
-    (tmp_path / "b.png").write_text("mark of b")
-    assert finished(tmp_path, sources, marks, read_mark, True) == {"a"}, "the picture is of other settings"
-    with pytest.raises(DataError, match=r"a.png: exists already .* not made of this image"):
-        finished(tmp_path, sources, marks | {"a": "other"}, read_mark, False)
+    assert done(True) == set()
+    predict_cases(Automatic(), cases[:1], tmp_path, writer, NAMES, overlays=True, mark=mark)
+    predict_cases(
+        Automatic(), cases[1:2], tmp_path, writer, NAMES, overlays=True, mark=lambda name: mark(name, "others")
+    )
+    with pytest.raises(DataError, match=r"b.png: exists already .* not made of this image"):
+        done(False)
+    (tmp_path / "b.png").write_text(mark("b"))
+    assert done(False) == {"a", "b"} and done(True) == {"a"}, "b's picture is of other settings"
+    predict_cases(Automatic(), cases[1:2], tmp_path, writer, NAMES, overlays=True, mark=mark)
+    assert done(True) == {"a", "b"}
 
 
 def test_training_mode_is_restored(tmp_path, writer):

@@ -32,7 +32,7 @@ def predict_cases(
     case_ids: Sequence[str] | None = None,
     overlays: bool = False,
     inference: Inference = DEFAULT_INFERENCE,
-    marks: Mapping[str, str] | None = None,
+    mark: Callable[[str], str] | None = None,
 ) -> list[Path]:
     """Write one label map for each case: see `target_of`.
 
@@ -50,8 +50,8 @@ def predict_cases(
         case_ids: of all cases, so that a prompts file that names others, or lacks some, is refused before any work.
         overlays: write pictures to `overlays/` as well.
         inference: how the method is run over a case: chunks, windows, mirroring.
-        marks: case id -> what its label map depends on, as a short text. Only files of these cases are written anew,
-            see `finished`.
+        mark: case id -> what its label map depends on, as a short text to keep in the file. Without
+            it no file is overwritten; with it, `finished` tells before which ones must not be.
 
     Returns:
         the files written, without overlays.
@@ -71,18 +71,18 @@ def predict_cases(
         book.check_cases(case_ids)
         for case_id in case_ids:
             book.regime_of(case_id, regime)
-    written, marks = [], marks or {}
+    written = []
     with _evaluating(method):
         for case in cases:
             target = target_of(out_dir, case.id, case.source)
-            if target.exists() and case.id not in marks:
+            if mark is None and target.exists():
                 raise _other_prediction(target)
             session = CaseSession(method, case, inference, keep_logits=True)
             labels = session.label_map(None if book is None else _answer(method, session, book, regime, class_names))
-            mark = marks.get(case.id, "")
+            marked = mark(case.id) if mark else ""
             if overlays:
-                save_overlay(overlay_of(target), case, labels, session.own_points(), mark)
-            write(labels, case.source, target, mark)  # the last of a case, which is finished by it
+                save_overlay(overlay_of(target), case, labels, session.own_points(), marked)
+            write(labels, case.source, target, marked)  # the last of a case, which is finished by it
             written.append(target)
     return written
 
@@ -90,15 +90,15 @@ def predict_cases(
 def finished(
     out_dir: str | Path,
     sources: Mapping[str, str | Path],
-    marks: Mapping[str, str],
+    mark: Callable[[str], str],
     read_mark: Callable[[Path], str],
     overlays: bool,
 ) -> set[str]:
-    """The cases that an earlier call with the same marks has written, with their overlays where these are asked for.
+    """The cases that an earlier call has written with the same marks, with their overlays where these are asked for.
 
     Args:
         sources: case id -> source file.
-        marks: see `predict_cases`.
+        mark: see `predict_cases`.
         read_mark: file -> the mark that it was written with.
 
     Raises:
@@ -109,10 +109,9 @@ def finished(
         target = target_of(out_dir, case_id, source)
         if not target.exists():
             continue
-        if read_mark(target) != marks[case_id]:
+        if read_mark(target) != (marked := mark(case_id)):
             raise _other_prediction(target)
-        picture = overlay_of(target)
-        if not overlays or (picture.exists() and read_mark(picture) == marks[case_id]):
+        if not overlays or read_mark(overlay_of(target)) == marked:
             done.add(case_id)
     return done
 
