@@ -23,7 +23,8 @@ import yaml
 from lightning.pytorch import Callback
 
 from samzoo.cli import main as samzoo
-from samzoo.memory import REMEDIES, peak_resident_bytes, reset_peak, resident_bytes
+from samzoo.memory import REMEDIES
+from samzoo.memory_use import peak_resident_bytes, reset_peak, resident_bytes
 
 PHANTOM = ["--data.phantom.cases=6", "--data.phantom.size=128", "--data.phantom.slices=[10,11]"]
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

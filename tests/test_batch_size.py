@@ -12,7 +12,8 @@ from samzoo import batch_size
 from samzoo.batch_size import BATCH_VARIABLE, find_batch_size
 from samzoo.cli_parser import concrete_methods
 from samzoo.errors import ConfigError
-from samzoo.memory import GIB, REMEDIES, _left_in_groups, available_bytes, is_out_of_memory, remedies
+from samzoo.memory import REMEDIES, is_out_of_memory, remedies
+from samzoo.memory_use import GIB, _left_in_groups, available_bytes
 
 CUDA_ERROR = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of which 512.00 MiB is "

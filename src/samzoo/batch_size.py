@@ -22,15 +22,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from samzoo.data import SamzooDataModule
 from samzoo.errors import ConfigError
-from samzoo.memory import (
-    GIB,
-    Watch,
-    available_bytes,
-    is_out_of_memory,
-    peak_resident_bytes,
-    reset_peak,
-    resident_bytes,
-)
+from samzoo.memory import Watch, is_out_of_memory
+from samzoo.memory_use import GIB, available_bytes, peak_resident_bytes, reset_peak, resident_bytes
 from samzoo.methods.base import Method
 
 BATCH_VARIABLE = "SAMZOO_BATCH_SIZE"

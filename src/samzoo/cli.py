@@ -17,7 +17,7 @@ from samzoo.errors import ConfigError, SamzooError
 from samzoo.reading import printable
 from samzoo.run_folder import Run
 from samzoo.termination import END_WITH_PARENT, EXIT_CODE, Terminated, end_with_parent, terminations_raised
-from samzoo.writing import DISK_FULL
+from samzoo.writing import DISK_FULL, no_space
 
 SETTINGS_HELP = """
 Every setting of a config can be overridden: --model.init_args.lr 1e-3, --data.batch_size 4, --trainer.max_epochs 2,
@@ -268,10 +268,11 @@ GOING_ON = {
     "fit": "; if --run names the folder, the same command with --resume begins it or goes on",
     "test": "; scored cases are kept: the same command again goes on",
     "validate": "; nothing is written: give the same command again",
-    "predict": "; what is written is whole: name another --out, or remove this one",
+    "predict": "; label maps that are written are kept: the same command again goes on",
     "download": "; what was fetched is kept: the same command again goes on",
     "verify": "; the data are as they were: give the same command again",
     "prepare": "; finished cases are kept: the same command again goes on",
+    "prepare phantom": "; nothing of it is kept: give the same command again",
     "leaderboard": "; finished cells, epochs and scored cases are kept: the same command again goes on",
 }
 """What a command that was interrupted has kept, where it does not say more itself."""
@@ -311,7 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
         word = "terminated" if terminated else "interrupted"
-        print(f"\nsamzoo {verb}: {word}{interrupt if interrupt.args else GOING_ON.get(verb, '')}", file=sys.stderr)
+        kept = GOING_ON.get(" ".join(args[:2]), GOING_ON.get(verb, ""))
+        print(f"\nsamzoo {verb}: {word}{interrupt if interrupt.args else kept}", file=sys.stderr)
         return EXIT_CODE if terminated else 130
     except SystemExit as done:  # --help
         return done.code if isinstance(done.code, int) else int(done.code is not None)
@@ -320,8 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        name = error.filename or "the disk"
-        print(f"samzoo {verb}: no space left on {name}; free some and give the same command again", file=sys.stderr)
+        place = no_space(f"on {error.filename or 'the disk'}")
+        print(f"samzoo {verb}: {place}", file=sys.stderr)
         return 1
 
 

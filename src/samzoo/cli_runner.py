@@ -20,11 +20,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from samzoo.cli_suite import Job, commands
 from samzoo.errors import SamzooError
 from samzoo.evaluation.records import aggregate, read_records
+from samzoo.locks import locked
 from samzoo.termination import END_WITH_PARENT, Terminated
 from samzoo.writing import write_atomically, writing
 
@@ -121,18 +120,17 @@ def run_job(
         JobInterruptedError: see `Children`.
     """
     children = children or Children()
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{job.folder}.lock", timeout=0):
-            job.failure.unlink(missing_ok=True)
-            for command in [] if job.complete else commands(job):
-                start = job.log.stat().st_size if job.log.exists() else 0
-                if code := children.call(command, environment or {}, job.log, prefix):
-                    reason = _reason(job.log, start, code)
-                    write_atomically(job.failure, lambda file, text=reason: file.write(text + "\n"))
-                    return reason
-    except Timeout:
-        return "another process is running it"
+    with locked(Path(f"{job.folder}.lock"), wait_seconds=0) as ours:
+        if not ours:
+            return "another process is running it"
+        job.failure.unlink(missing_ok=True)
+        for command in [] if job.complete else commands(job):
+            start = job.log.stat().st_size if job.log.exists() else 0
+            code = children.call(command, environment or {}, job.log, prefix)
+            if code and not job.complete:  # else it was killed after its last word
+                reason = _reason(job.log, start, code)
+                write_atomically(job.failure, lambda file, text=reason: file.write(text + "\n"))
+                return reason
     return "" if job.complete else f"there is no result in {job.folder}, though no command failed (see {job.log})"
 
 

@@ -22,6 +22,7 @@ from samzoo.leaderboard.suite import Cell, Suite
 from samzoo.paths import config_folders
 from samzoo.reading import load_yaml
 from samzoo.run_folder import Run, tidy
+from samzoo.whereabouts import FOLDER, take_last_words
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
@@ -79,6 +80,7 @@ def jobs(suite: Suite) -> list[Job]:
         for job in own:
             if job.complete:  # its test may have been killed after its last word
                 tidy(job.folder)
+                take_last_words(job.folder / FOLDER)
         found += own
     return found
 

@@ -9,10 +9,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from samzoo.errors import SamzooError, WeightsError
+from samzoo.locks import locked
+from samzoo.writing import DISK_FULL, unwritable
 
 TIMEOUT_S = 30
 CHUNK = 1 << 20
@@ -38,8 +39,7 @@ def download(
     """
     part = target.with_name(target.name + ".part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with locked(Path(f"{target}.lock")):
             if target.is_file():
                 return
             _transfer(url, part)
@@ -51,6 +51,8 @@ def download(
             os.replace(part, target)
             _validator(part).unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as fault:
+        if isinstance(fault, OSError) and fault.errno in DISK_FULL:
+            raise error(unwritable(part, fault)) from fault
         raise error(
             f"can't fetch {url}: {fault}. Run again to go on with the download, or get the file by other means and put "
             f"it at {target}"
@@ -96,7 +98,7 @@ def _transfer(url: str, part: Path) -> None:
         mark = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
         if not start:  # what is there is of another version: it must not outlive that version's mark
             part.unlink(missing_ok=True)
-        version.write_text(mark) if mark else version.unlink(missing_ok=True)
+            version.write_text(mark) if mark else version.unlink(missing_ok=True)
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
         with open(part, "ab" if start else "wb") as out, bar:
             while chunk := response.read(CHUNK):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from samzoo.errors import ConfigError, DataError
 
+OTHER_HOME = "set SAMZOO_HOME to a folder of yours on another disk"
 SHIPPED = Path(__file__).parent / "configs"
 """The configs that come with the package."""
 

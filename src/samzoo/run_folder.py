@@ -6,17 +6,15 @@ A run is `runs/<name>/<time stamp>/`; a training has a `checkpoints` folder in i
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 from samzoo.errors import ConfigError
-from samzoo.writing import SUFFIX, fcntl, keep_older, sweep, write_atomically, writing
+from samzoo.locks import hold
+from samzoo.writing import SUFFIX, keep_older, sweep, write_atomically, writing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -246,37 +244,23 @@ def tidy(folder: Path) -> None:
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
-_CLAIMS: dict[Path, IO] = {}
+_CLAIMS: set[Path] = set()
 
 
 def claim(lock: Path, wait_seconds: float = 0.0) -> bool:
     """Whether this process may do what a lock file stands for: until it ends, no other one that asks may.
 
-    The kernel drops the claim of a process that dies; its forked children don't hold it. On file systems without locks
-    everybody may.
+    Not released before, since Lightning decides when the last file of a training or test is written.
 
     Raises:
         DataError: the lock file can't be written.
     """
     path = lock.absolute()
-    if fcntl is None or (path in _CLAIMS and path.exists()):
-        return True
-    with writing(path):
-        file = open(path, "w")  # noqa: SIM115  held
-    last = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                break
-            if time.monotonic() > last:
-                file.close()
+    if path not in _CLAIMS or not path.exists():
+        with writing(path):
+            if hold(path, wait_seconds) is None:
                 return False
-            time.sleep(0.2)
-        else:
-            break
-    _CLAIMS[path] = file
+        _CLAIMS.add(path)
     return True
 
 

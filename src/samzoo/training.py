@@ -6,7 +6,6 @@ import contextlib
 import csv
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from samzoo.errors import DataError
+from samzoo.memory_use import peak_bytes
 from samzoo.run_folder import TRAINING, Run
 from samzoo.termination import Terminated
 from samzoo.writing import write_atomically
@@ -189,7 +189,6 @@ class TrainingRecord(Callback):
             return
         device = trainer.strategy.root_device
         cuda = device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_resident_bytes()
         record = {
             "training_seconds": round(self.train_seconds, 3),
             "validation_seconds": round(self.validation_seconds, 3),
@@ -199,7 +198,7 @@ class TrainingRecord(Callback):
             "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
             "precision": str(trainer.precision),
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": peak_bytes(device),
         }
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(self.run.path / TRAINING, lambda file: file.write(text))
@@ -210,13 +209,6 @@ def mark_complete(run: Run) -> None:
     record = json.loads((run.path / TRAINING).read_text(encoding="utf-8")) | {"complete": True}
     text = json.dumps(record, indent=2) + "\n"
     write_atomically(run.path / TRAINING, lambda file: file.write(text))
-
-
-def _peak_resident_bytes() -> int:
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class SaveOnInterrupt(Callback):

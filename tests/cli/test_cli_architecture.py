@@ -8,7 +8,7 @@ import pytest
 import samzoo
 
 ROOT = Path(samzoo.__file__).parent
-BASE = {"types", "geometry", "errors", "paths", "reading", "writing", "download", "whereabouts"}
+BASE = {"types", "geometry", "errors", "paths", "reading", "locks", "writing", "download", "memory_use", "whereabouts"}
 RECORDS = "evaluation.records"
 ALLOWED = {
     "types": {"errors"},
@@ -16,8 +16,10 @@ ALLOWED = {
     "errors": set(),
     "paths": {"errors"},
     "reading": set(),
-    "writing": {"errors"},
-    "download": {"errors"},
+    "locks": set(),
+    "writing": {"errors", "locks"},
+    "download": {"errors", "locks", "writing"},
+    "memory_use": set(),
     "whereabouts": {"errors"},
     "sam": BASE | {"sam"},
     "prompts": BASE | {"prompts"},
@@ -26,19 +28,20 @@ ALLOWED = {
     "methods": BASE | {"sam", "prompts", "methods"},
     "evaluation": BASE | {"__version__", "run_folder", "prompts", "metrics", "methods.base", "evaluation"},
     "leaderboard": {"errors", "reading", "writing", RECORDS, "leaderboard"},
-    "run_folder": {"errors", "writing"},
+    "run_folder": {"errors", "locks", "writing"},
     "termination": set(),
-    "training": {"errors", "writing", "run_folder", "termination"},
+    "training": {"errors", "memory_use", "writing", "run_folder", "termination"},
     "processes": {"errors", "whereabouts"},
     "preemption": {"termination"},
-    "memory": {"errors", "types", "data.index", "methods.base"},
-    "batch_size": {"errors", "memory", "data", "methods.base"},
+    "memory": {"errors", "memory_use", "types", "data.index", "methods.base"},
+    "batch_size": {"errors", "memory", "memory_use", "data", "methods.base"},
 }
 HEAVY = {"torch", "lightning", "monai", "torchmetrics", "timm"}
 WITHOUT_TORCH = [
     "errors",
     "paths",
     "reading",
+    "locks",
     "writing",
     "download",
     "run_folder",

@@ -16,7 +16,8 @@ from lightning.pytorch import Callback
 
 from samzoo import run_folder
 from samzoo.cli import main
-from samzoo.memory import Watch, _status
+from samzoo.memory import Watch
+from samzoo.memory_use import _status
 from samzoo.methods.sam_med2d import SAMMed2D
 
 FIT = ["fit", "--config", "sam_med2d_phantom", *QUICK, *WHOLE]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import nibabel as nib
@@ -246,8 +247,45 @@ def test_predict_writes_on_the_source_geometry(trained, home, work, capsys):
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
     assert set(np.unique(written.dataobj)) <= {0, data["labels"][organ]}
     assert list((work / "out/overlays").glob("*.png"))
-    assert main(args) == 1
-    assert "not overwritten" in capsys.readouterr().err
+
+
+def test_predict_again_does_what_is_missing_and_never_mixes(trained, home, work, capsys):
+    (work / "scans").mkdir()
+    for path in sorted(home.glob("phantom-*/imagesTr/phantom_*.nii.gz"))[:2]:
+        shutil.copy2(path, work / "scans")
+    one, two = ids = [path.name.split("_0000")[0] for path in sorted((work / "scans").iterdir())]
+    prompts = {case: {"mine": {"liver": [{"boxes": [[8, 8, 1, 40, 40, 3]]}]}} for case in ids}
+    (work / "p.json").write_text(json.dumps({"format": "samzoo-prompts", "version": 1, "cases": prompts}))
+    args = ["predict", "--images", "scans", "--prompts", "p.json", "--out", "out"]
+    assert main(args) == 0
+    whole = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (work / "out").iterdir()}
+    assert "2 written to out" in capsys.readouterr().out and len(whole) == 2
+    (work / f"out/{two}.nii.gz").unlink()
+    (work / "scans").rename(work / "elsewhere")
+    args[2] = "elsewhere"
+    assert main([*args, "--protocol.decode_chunk", "1"]) == 0, "memory may be saved meanwhile, and images moved"
+    assert "1 of 2 are in out already" in capsys.readouterr().out
+    again = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (work / "out").iterdir()}
+    assert again[f"{one}.nii.gz"] == whole[f"{one}.nii.gz"], "it was not made twice"
+    assert again[f"{two}.nii.gz"][0] == whole[f"{two}.nii.gz"][0], "nor otherwise"
+
+    def refused(path, *settings):
+        before = path.read_bytes()
+        assert main([*args, *settings]) == 1
+        assert f"{path.relative_to(work)}: exists already and is not overwritten" in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+    first, second = work / f"out/{one}.nii.gz", work / f"out/{two}.nii.gz"
+    refused(first, "--data.intensity={kind: window, low: 0, high: 100}")
+    other = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    next(value for value in other["state_dict"].values() if value.is_floating_point()).add_(1)
+    torch.save(other, trained / "checkpoints/other.ckpt")
+    refused(first, "--ckpt", str(trained / "checkpoints/other.ckpt"))
+    shutil.copyfile(work / f"elsewhere/{one}_0000.nii.gz", work / f"elsewhere/{two}_0000.nii.gz")
+    refused(second)
+    prompts[one]["mine"]["liver"][0]["boxes"][0][0] = 9
+    (work / "p.json").write_text(json.dumps({"format": "samzoo-prompts", "version": 1, "cases": prompts}))
+    refused(first)
 
 
 def test_newest_run_is_the_one_started_last(work):

@@ -87,7 +87,7 @@ def test_fetched_unpacked_and_found_again(server, capsys, monkeypatch):
     said = capsys.readouterr().out
     root = server.out / FOLDER
     assert "CC-BY-SA 4.0" in said and f"samzoo verify {root} --data msd_lung.yaml" in said and "samzoo fit" in said
-    assert [p.name for p in server.out.iterdir() if not p.name.endswith(".lock")] == [FOLDER]
+    assert [p.name for p in server.out.iterdir()] == [FOLDER]
     assert not list(root.rglob("._*")) and len(read_index(root).entries) == 6
     monkeypatch.setenv("SAMZOO_DATA", str(server.out))
     assert cli.main([*server.args[:1], "Task06"]) == 0 and len(handler.ranges) == 1
@@ -99,7 +99,7 @@ def test_wrong_md5(server, capsys, monkeypatch):
     monkeypatch.setitem(ARCHIVES, "msd_lung", Archive(FOLDER, "0" * 32))
     assert fetch(server) == 1
     assert f"instead of {'0' * 32} and was thrown away" in capsys.readouterr().err
-    assert all(p.suffix == ".lock" for p in server.out.iterdir())
+    assert not list(server.out.iterdir())
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -124,7 +124,7 @@ def test_what_does_not_belong_in_an_archive(server, capsys, extra, reason):
     assert fetch(server) == 1
     error = capsys.readouterr().err
     assert reason in error and repr(extra.name) in error and "nothing was unpacked" in error
-    assert [p.name for p in server.out.iterdir() if not p.name.endswith(".lock")] == [f"{FOLDER}.tar"]
+    assert [p.name for p in server.out.iterdir()] == [f"{FOLDER}.tar"]
 
 
 def test_compressed_archive_is_not_opened(server, capsys):

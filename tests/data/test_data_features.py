@@ -190,13 +190,13 @@ def test_a_stopped_build_goes_on_where_it_ended(tmp_path, volumes):
     (folder,) = (tmp_path / "home/features").iterdir()
     before = files(folder)
     assert len(list(folder.glob("*/view_*"))) == 3, "one call of the estimate, three that were whole"
-    assert not list(folder.rglob(".building-*"))
+    assert not list(folder.rglob(".*.unfinished"))
     (half,) = [case for case in folder.iterdir() if len(list(case.glob("view_*"))) == 1]
-    shutil.copytree(half / "view_0", half / ".building-killed")
+    shutil.copytree(half / "view_0", half / ".view_0.killed.unfinished")
     model = fit(tmp_path, volumes, **settings)
     after = files(folder)
     assert before.items() <= after.items(), "what was whole is not made again"
-    assert not list(folder.rglob(".building-*"))
+    assert not list(folder.rglob(".*.unfinished"))
     reference = fit(tmp_path, volumes, **settings)
     assert reference.encoded == 0, "nothing is left to do"
     assert model.losses == reference.losses
@@ -342,7 +342,7 @@ def test_two_runs_at_once_end_in_one_whole_cache(volumes):
     wanted = sum(dm.store.open(e).shape[0] for e in train)
     assert wanted <= sum(m.encoded for m in models) <= wanted + 2, "no slice is encoded twice, the estimates aside"
     cache = cache_of(dm)
-    assert not list(cache.folder.rglob(".building-*"))
+    assert not list(cache.folder.rglob(".*.unfinished"))
     assert all(cache.open(e).features(0, 5)[1].shape == (4,) for e in train)
 
 

@@ -18,7 +18,7 @@ from samzoo.data import SamzooDataModule
 from samzoo.data.decode import DecodeSettings, Intensity, decode
 from samzoo.data.index import ReadSettings
 from samzoo.data.readers import read_index, recognise
-from samzoo.data.restore import source_label, write_label
+from samzoo.data.restore import read_mark, source_label, write_label
 from samzoo.errors import ConfigError, DataError
 from samzoo.types import Case
 
@@ -64,6 +64,10 @@ def test_any_file_axis_can_be_the_slices_and_predictions_come_back(nnunet, tmp_p
     assert (written.affine == source.affine).all() and written.get_data_dtype() == np.uint8
     for key in ("sform_code", "qform_code", "pixdim"):
         assert (written.header[key] == source.header[key]).all()
+    plain = tmp_path / "out.nii"
+    write_label(case.label.numpy(), case.source, plain, dm.source_values, dm.slice_axis, mark="made so")
+    np.testing.assert_array_equal(nib.load(plain).dataobj, label_array(1))
+    assert read_mark(plain) == "made so" and read_mark(tmp_path / "out.nii.gz") == read_mark(tmp_path) == ""
 
 
 def test_channels_are_chosen_and_ordered(nnunet):
@@ -273,8 +277,9 @@ def test_single_picture_to_predict_and_png_written(pictures, tmp_path):
     Image.open(pictures / "images/p0.png").save(tmp_path / "mine.png")
     dm = SamzooDataModule(root=str(pictures), predict_root=[str(tmp_path / "mine.png")])
     (case,) = dm.predict_dataloader()
-    write_label(np.ones(case.shape, np.uint8), case.source, tmp_path / "out" / "mine.png", dm.source_values, 2)
-    assert (np.asarray(Image.open(tmp_path / "out/mine.png")) == 255).all()
+    target = tmp_path / "out" / "mine.png"
+    write_label(np.ones(case.shape, np.uint8), case.source, target, dm.source_values, 2, mark="made so")
+    assert (np.asarray(Image.open(target)) == 255).all() and read_mark(target) == "made so"
 
 
 def test_large_pictures_are_reduced_and_predictions_brought_back(pictures, tmp_path):

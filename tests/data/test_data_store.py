@@ -129,13 +129,13 @@ def test_a_killed_build_leaves_nothing_half_written_and_can_go_on(nnunet, tmp_pa
     kept = make_store(nnunet)
     builder = start_build(nnunet, tmp_path / "log", 10)
     deadline = time.time() + 60
-    while not list(kept.folder.glob(".building-*/image.npy")) and time.time() < deadline:
+    while not list(kept.folder.glob(".case*.unfinished/image.npy")) and time.time() < deadline:
         time.sleep(0.05)
     builder.send_signal(signal.SIGKILL)
     builder.wait(10)
-    assert list(kept.folder.glob(".building-*")) and not list(kept.folder.glob("case_*"))
+    assert list(kept.folder.glob(".case*.unfinished")) and not list(kept.folder.glob("case_*"))
     kept.build(kept.index.entries)
-    assert not list(kept.folder.glob(".building-*")) and len(decoded) == 4
+    assert not list(kept.folder.glob(".case*.unfinished")) and len(decoded) == 4
     assert kept.open(kept.index.entries[0]).labelled
 
 

@@ -4,9 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evaluation_fakes import Automatic, BoxDrawer, Correctable, make_case
+from PIL import Image
 
 from samzoo.errors import ConfigError, DataError
 from samzoo.evaluation import predict_cases
+from samzoo.evaluation.prediction import finished
+from samzoo.prompts.io import load_prompts
 
 NAMES = ("organ", "lesion")
 
@@ -17,7 +20,7 @@ def prompts(tmp_path):
         path = tmp_path / "mine.json"
         cases = {case: {"mine": classes}}
         path.write_text(json.dumps({"format": "samzoo-prompts", "version": 1, "cases": cases}))
-        return path
+        return load_prompts(path)
 
     return write
 
@@ -27,9 +30,9 @@ def writer():
     """Stands for the data set's own writer; keeps the label maps."""
     kept = {}
 
-    def write(label, source, target):
+    def write(label, source, target, mark):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(b"x")
+        target.write_text(mark)
         kept[target.name] = label
 
     write.kept = kept
@@ -116,6 +119,35 @@ def test_existing_predictions_are_kept(tmp_path, prompts, writer):
     with pytest.raises(DataError, match=r"a.png: exists already"):
         predict_cases(BoxDrawer(), [make_case(label=False)], tmp_path, writer, NAMES, path)
     assert (tmp_path / "a.png").read_text() == "old"
+
+
+def test_what_an_earlier_call_has_written_is_done_and_what_is_of_other_settings_is_refused(tmp_path, writer):
+    cases = [make_case(name, label=False) for name in "abc"]
+    sources = {case.id: case.source for case in cases}
+
+    def mark(case_id, settings="these settings"):
+        return f"{case_id} with {settings}"
+
+    def read_mark(path):
+        if path.parent.name != "overlays":
+            return path.read_text()
+        with Image.open(path) as picture:
+            return picture.info.get("samzoo")
+
+    def done(overlays):
+        return finished(tmp_path, sources, mark, read_mark, overlays)
+
+    assert done(True) == set()
+    predict_cases(Automatic(), cases[:1], tmp_path, writer, NAMES, overlays=True, mark=mark)
+    predict_cases(
+        Automatic(), cases[1:2], tmp_path, writer, NAMES, overlays=True, mark=lambda name: mark(name, "others")
+    )
+    with pytest.raises(DataError, match=r"b.png: exists already .* not made of this image"):
+        done(False)
+    (tmp_path / "b.png").write_text(mark("b"))
+    assert done(False) == {"a", "b"} and done(True) == {"a"}, "b's picture is of other settings"
+    predict_cases(Automatic(), cases[1:2], tmp_path, writer, NAMES, overlays=True, mark=mark)
+    assert done(True) == {"a", "b"}
 
 
 def test_training_mode_is_restored(tmp_path, writer):

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import hashlib
+import http.server
+import io
 import json
 import logging
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import traceback
@@ -25,19 +30,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
+import samzoo.cli_download
 import samzoo.cli_lightning
+import samzoo.data.verify
 import samzoo.leaderboard.compute
 import samzoo.leaderboard.report
-from samzoo import cli_runner
+from samzoo import cli_runner, download
 from samzoo.cli import main
+from samzoo.data.archives import ARCHIVES, Archive
+from samzoo.data.features import FeatureCache
+from samzoo.data.store import Store
 from samzoo.evaluation.records import TIME_COLUMNS
 from samzoo.evaluation.unfinished import Unfinished
 from samzoo.training import WholeCheckpoints
 
 DONE = "SAMZOO_FAULTS_DONE"
-"""Names the file in which forks note each epoch and each case once it is safe."""
+"""Names the file in which forks note what is safe: epochs, cases, views, predictions, fetched bytes."""
 
 COMMON = [
     "--data.phantom.cases=6",
@@ -57,15 +68,41 @@ COMMON = [
 MED2D = ["--config", "sam_med2d_phantom", *COMMON, "--protocol.regimes=[box_per_slice,box_clicks_3d]"]
 MED2D += ["--model.init_args.weights=null", "--model.init_args.freeze_encoder=false", "--model.init_args.image_size=64"]
 PROMISE = ["--config", "promise_phantom", *COMMON, "--protocol.regimes=[auto]", "--data.features={views: 0}"]
+FOLDER = "Task04_Hippocampus"
+PREDICTED = ["--prompts", "boxes.json", "--out", "predicted", "--overlays"]
 COMMANDS = {
+    "phantom": ["prepare", "phantom", "scans", "--cases", "4", "--size", "32"],
+    "verify": ["verify", "scans", "--json", "report.json", "--overlays", "seen"],
+    "prepare": ["prepare", "--config", "scans.yaml"],
+    "prepare_data": ["prepare", "--data", "canonical.yaml"],
+    "download": ["download", FOLDER, "--out", "fetched"],
     "fit": ["fit", *MED2D, "--run", "fitted", "--resume"],
     "test": ["test", "--run", "fitted", "--protocol.overlays=1"],
+    "predict": ["predict", "--run", "fitted", "--images", "scans/imagesTr", *PREDICTED],
     "features": ["fit", *PROMISE, "--run", "promised", "--resume"],
     "leaderboard": ["leaderboard", "--fit", "--suite", "suite.yaml"],
 }
 CELL = "--data.phantom.cases=6 --data.phantom.size=32 --data.phantom.slices=[4,5] --data.test_fraction=0.5 "
 CELL += "--trainer.accelerator=cpu --protocol.regimes=[box_3d] --protocol.surface_metrics=false"
-SUITE = {"cells": {"ellipse": {"config": "box_ellipse_phantom.yaml", "fit": False, "settings": CELL.split()}}}
+FITTED = [setting for setting in MED2D[2:] if "epochs" not in setting and "regimes" not in setting]
+FITTED += ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--protocol.regimes=[box_3d]"]
+FITTED += ["--data.units_per_epoch=4"]
+SUITE = {
+    "cells": {
+        "ellipse": {"config": "box_ellipse_phantom.yaml", "fit": False, "settings": CELL.split()},
+        "med2d": {"config": "sam_med2d_phantom.yaml", "settings": FITTED},
+    }
+}
+QUICK = ("phantom", "verify", "prepare", "prepare_data", "download", "predict")
+"""Commands that take a second or two."""
+BOXES = {f"phantom_{case:03d}": {"mine": {"liver": [{"boxes": [[4, 6, 3, 18, 20, 9]]}]}} for case in range(4)}
+GIVEN = {
+    "suite.yaml": SUITE,
+    "boxes.json": {"format": "samzoo-prompts", "version": 1, "cases": BOXES},
+    "scans.yaml": {"data": {"root": "scans"}},
+    "canonical.yaml": {"root": "scans", "canonical": True},
+}
+"""What a working folder holds before any command; as JSON, which is YAML as well."""
 
 
 @dataclass
@@ -105,6 +142,12 @@ class Tally:
 
     faults: Counter = field(default_factory=Counter)
     well: Counter = field(default_factory=Counter)
+
+    def count(self, name: str, fault: Fault, well: bool) -> None:
+        kind = signal.Signals(fault.number).name if fault.number else "full disk"
+        key = f"{kind} in {name}" + (f" at {fault.stage}" if fault.stage else "")
+        self.faults[key] += 1
+        self.well[key] += well
 
     def table(self) -> str:
         lines = [f"{key}: {self.well[key]} of {count} ended well" for key, count in sorted(self.faults.items())]
@@ -180,6 +223,10 @@ def _become(args: list[str], folder: Path, fault: Fault | None, output: int) -> 
             _strike_at(fault)
         if fault and fault.limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.limit, resource.RLIM_INFINITY))
+        if args[0] == "download":
+            url, md5 = served()
+            ARCHIVES["msd_hippocampus"] = Archive(FOLDER, md5)
+            args = [*args, "--url", url]
         code = main(args)
     except BaseException:
         traceback.print_exc()
@@ -190,7 +237,7 @@ def _become(args: list[str], folder: Path, fault: Fault | None, output: int) -> 
 
 def _strike_at(fault: Fault) -> None:
     name, _, function = fault.stage.rpartition(".")
-    owner = sys.modules[name] if name in sys.modules else getattr(samzoo.cli_lightning, name)
+    owner = sys.modules[name]
     original, calls = getattr(owner, function), Counter()
 
     def struck(*given, **named):
@@ -203,18 +250,35 @@ def _strike_at(fault: Fault) -> None:
 
 
 def _note_what_is_done() -> None:
-    keep, save = Unfinished.keep, WholeCheckpoints.save_checkpoint
+    def noted(owner, name: str, text: Callable[..., str | None]) -> None:
+        original = getattr(owner, name)
 
-    def kept(self, result) -> None:
-        keep(self, result)
-        _note(f"case {self.result} {result.case_id}")
+        def noting(*given, **named):
+            result = original(*given, **named)
+            if said := text(*given, **named):
+                _note(said)
+            return result
 
-    def saved(self, checkpoint, path, storage_options=None) -> None:
-        save(self, checkpoint, path, storage_options)
-        if Path(path).stem == "last":
-            _note(f"epoch {Path(path).parent.parent.name} {checkpoint['epoch']}")
+        setattr(owner, name, noting)
 
-    Unfinished.keep, WholeCheckpoints.save_checkpoint = kept, saved
+    noted(Unfinished, "keep", lambda self, result: f"case {self.result} {result.case_id}")
+    noted(WholeCheckpoints, "save_checkpoint", _epoch)
+    noted(Store, "_build_case", lambda self, entry, target: f"decoded {target}")
+    noted(FeatureCache, "_build_view", lambda self, method, entry, case, view, bar: f"view {view} {case.folder}")
+    noted(samzoo.cli_lightning, "write_label", lambda label, source, target, *_: f"predicted {target}")
+    transfer = download._transfer
+
+    def transferred(url: str, part: Path) -> None:
+        before = part.stat().st_size if part.exists() else 0
+        transfer(url, part)
+        if part.stat().st_size != before:  # else it had been fetched whole, and only that was asked
+            _note(f"fetched {part}")
+
+    download._transfer = transferred
+
+
+def _epoch(self, checkpoint, path, storage_options=None) -> str | None:
+    return f"epoch {Path(path).parent.parent.name} {checkpoint['epoch']}" if Path(path).stem == "last" else None
 
 
 def _note(text: str) -> None:
@@ -274,6 +338,45 @@ class _ForkedCommands:
             return self._status
 
 
+# --- what is fetched ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def served() -> tuple[str, str]:
+    """Address and md5 of an archive, which comes in pieces for a while. The server is a thread of this process."""
+    rng, packed = np.random.default_rng(0), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, count in (("dataset.json", 500), *((f"imagesTr/{i}.nii", 600_000) for i in range(8))):
+            member = tarfile.TarInfo(f"{FOLDER}/{name}")
+            member.size = count
+            tar.addfile(member, io.BytesIO(rng.bytes(count)))
+    body = packed.getvalue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "bytes=0-")
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(416 if start >= len(body) else 206 if start else 200)
+            part = f"{start}-{len(body) - 1}" if start < len(body) else "*"
+            self.send_header("Content-Range", f"bytes {part}/{len(body)}")
+            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+            try:
+                for piece in range(start, len(body), 300_000):
+                    self.wfile.write(body[piece : piece + 300_000])
+                    time.sleep(0.02)
+            except OSError:  # who asked was killed
+                pass
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/{FOLDER}.tar", hashlib.md5(body).hexdigest()
+
+
 # --- what is left ------------------------------------------------------------------------------------------------
 
 
@@ -282,10 +385,17 @@ def content(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = re.sub(r"test-\d+-\d+", "test-TIME", str(path.relative_to(folder)))
-        ours = name in ("done.txt", "suite.yaml", "runs/times.json") or path.suffix in (".lock", ".log")
-        if ours or name.startswith("home/"):
+        ours = (
+            name in ("done.txt", "runs/times.json", *GIVEN) or path.suffix in (".lock", ".log") or path.name == "lock"
+        )
+        if ours:
             continue
-        found[name] = _meaning(path)
+        if name.startswith("home/"):  # where digests of paths and times are part of names
+            name = re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", re.sub(r"/[0-9a-f]{12}\.", "/DIGEST.", name))
+            found.setdefault(name, []).append(hashlib.sha256(path.read_bytes()).hexdigest())
+            found[name].sort()
+        else:
+            found[name] = _meaning(path)
     return found
 
 
@@ -304,16 +414,16 @@ def _meaning(path: Path) -> object:
         return [info["protocol"], info["config"], info["flops"], info["test_signature"], cost, *sorted(info)]
     if path.name == "training.json":
         return {k: v for k, v in json.loads(path.read_text()).items() if k in ("epochs", "steps", "complete")}
-    if path.name == "prompts.json" or path.suffix == ".npz" or path.name == "config.yaml":
-        return path.read_bytes()
+    ours = path.parts[-2] in ("seen", "overlays") or path.name in ("prompts.json", "report.json", "config.yaml")
+    if ours or path.suffix in (".npz", ".nii", ".gz") or path.name == "dataset.json":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     return "is there"
 
 
 def leftovers(folder: Path) -> list[str]:
     """Temporary files and folders; there must be none in the end."""
-    marks = (".unfinished", ".tmp")
-    found = [p for p in folder.rglob("*") if p.name.endswith(marks) or p.name.startswith((".building-", ".phantom-"))]
-    return [str(p.relative_to(folder)) for p in found]
+    hidden = (p for p in folder.rglob("*") if p.name.startswith(".") or p.suffix in (".part", ".version", ".tmp"))
+    return [str(p.relative_to(folder)) for p in hidden if p.suffix != ".lock"]
 
 
 def done_twice(folder: Path) -> list[str]:
@@ -323,10 +433,47 @@ def done_twice(folder: Path) -> list[str]:
 
 
 def prepared(folder: Path) -> Path:
-    """A working folder with the suite."""
+    """A working folder with what is given."""
     folder.mkdir(parents=True)
-    (folder / "suite.yaml").write_text(json.dumps(SUITE))
+    for name, content in GIVEN.items():
+        (folder / name).write_text(json.dumps(content))
+    served()
     return folder
+
+
+def copied(name: str, whole: Path, folder: Path) -> Path:
+    """A working folder with what a quick command needs of an undisturbed one."""
+    prepared(folder)
+    needed = {"phantom": [], "download": []}.get(name, ["scans"]) + ["fitted", "home/phantom-*"] * (name == "predict")
+    for part in needed:
+        for path in filter(Path.is_dir, whole.glob(part)):
+            shutil.copytree(path, folder / path.relative_to(whole))
+    return folder
+
+
+def killed_well(name: str, fault: Fault, ended: Ended) -> bool:
+    """A kill says nothing; SIGTERM ends at once, with 143 and a line on what is kept."""
+    if name == "leaderboard" and ended.code == 1:  # it was a cell that got it
+        how = r"samzoo (fit|test): terminated; " if fault.number == signal.SIGTERM else "ended by SIGKILL"
+        return bool(re.search(rf"cell \d of 2 \(\w+\): failed after .*{how}", ended.said))
+    if fault.number == signal.SIGKILL:
+        return ended.code == -signal.SIGKILL
+    early = ended.code == -signal.SIGTERM and not ended.said  # before `main`
+    told = ended.code == 143 and f"samzoo {COMMANDS[name][0]}: terminated; " in ended.said
+    return (early or told) and "Traceback" not in ended.said
+
+
+def full_well(name: str, fault: Fault | str, ended: Ended) -> bool:
+    """An error for people, that names a file or a folder."""
+    told = "no space left" in ended.said or ("GB are free; free some" in ended.said and name == "features")
+    told = told or ("MiB free; free some" in ended.said and name == "download")
+    return ended.code == 1 and told and "Traceback" not in ended.said
+
+
+def hours_later(folder: Path) -> None:
+    """What a killed command has left is taken for another machine's that still runs, for an hour."""
+    for left in folder.rglob(".*.unfinished"):
+        os.utime(left, (0, 0))
 
 
 def until_done(
@@ -335,14 +482,12 @@ def until_done(
     """Give a command again and again, once with each fault, then without one."""
     for fault in faults:
         ended = run(COMMANDS[name], folder, fault)
-        for left in folder.rglob(".*.unfinished"):  # the next command comes some hours later
-            os.utime(left, (0, 0))
+        hours_later(folder)
         if ended.code == 0:
             continue  # done before the fault came: the next one meets a command that has nothing to do
-        kind = signal.Signals(fault.number).name if fault.number else "full disk"
-        key = f"{kind} in {name}" + (f" at {fault.stage}" if fault.stage else "")
-        tally.faults[key] += 1
-        tally.well[key] += check(name, fault, ended)
+        tally.count(name, fault, well := check(name, fault, ended))
+        if not well:
+            print(f"{name}, {fault}: {ended.code}\n{ended.said[-3000:]}")
     return run(COMMANDS[name], folder)
 
 
@@ -351,5 +496,6 @@ def drawn(rng: random.Random, name: str, seconds: float) -> Fault:
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
     if rng.random() < 0.6:
         return Fault(number, after=rng.uniform(0, seconds))
-    stage = rng.choice(["os.replace", "os.fsync", "os.replace", "torch.save"] if name != "test" else ["os.replace"])
+    stages = ["os.replace", "os.replace", "os.fsync", "os.mkdir", "os.unlink"]
+    stage = rng.choice([*stages, "torch.save"] if name in ("fit", "features") else stages)
     return Fault(number, stage=stage, call=rng.randint(1, 12 if stage != "torch.save" else 5))

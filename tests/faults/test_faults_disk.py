@@ -4,16 +4,7 @@ import random
 import subprocess
 
 import pytest
-from faulty import COMMANDS, Fault, content, done_twice, leftovers, prepared, run, until_done
-
-
-def is_well_ended(name, fault, ended):
-    """An error for people, that names a file or a folder."""
-    told = "no space left" in ended.said or ("GB are free; free some" in ended.said and name == "features")
-    well = ended.code == 1 and told and "Traceback" not in ended.said
-    if not well:
-        print(f"{name}, {fault}: {ended.code}\n{ended.said[-3000:]}")
-    return well
+from faulty import COMMANDS, Fault, content, done_twice, full_well, leftovers, prepared, run, until_done
 
 
 def assert_as_undisturbed(folder, whole):
@@ -34,7 +25,7 @@ def test_files_that_may_not_grow(tmp_path, reference, tally, seed):
     for name in COMMANDS:
         faults = [Fault(limit=int(10 ** rng.uniform(1, 5.5))) for _ in range(3)]
         before = tally.well.total() - tally.faults.total()
-        ended = until_done(name, folder, faults, tally, is_well_ended)
+        ended = until_done(name, folder, faults, tally, full_well)
         assert ended.code == 0, f"{name} after {', '.join(map(str, faults))}: {ended.said[-3000:]}"
         assert tally.well.total() - tally.faults.total() == before, f"{name}: {', '.join(map(str, faults))}"
     assert_as_undisturbed(folder, whole)
@@ -70,7 +61,7 @@ def test_a_disk_that_is_full(small_disk, reference, tally, seed):
             if (ended := run(command, folder)).code == 0:
                 break
             tally.faults[f"full tmpfs in {name}"] += 1
-            well = is_well_ended(name, f"{size:.0f} KiB", ended)
+            well = full_well(name, f"{size:.0f} KiB", ended)
             tally.well[f"full tmpfs in {name}"] += well
             assert well, f"{name} on a disk of {size:.0f} KiB: {ended.code} {ended.said[-3000:]}"
             size = max(size, _used(disk)) * rng.uniform(1.02, 1.6)

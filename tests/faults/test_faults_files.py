@@ -1,22 +1,23 @@
-"""Files on a full disk, what killed writers leave, and folders that two processes want."""
+"""Files on a full disk, what killed writers leave, locks, and folders that two processes want."""
 
+import errno
 import os
 import resource
 import signal
 import time
 from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from samzoo import run_folder
-from samzoo.data.disk import discard
+from samzoo import locks, run_folder
 from samzoo.errors import ConfigError, DataError
 from samzoo.run_folder import Run
 from samzoo.training import WholeCheckpoints
-from samzoo.writing import LIVE_SECONDS, sweep, write_atomically
+from samzoo.writing import LIVE_SECONDS, discard, sweep, whole_folder, write_atomically
 
 NOISE = np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)
 WRITERS = {
@@ -110,6 +111,76 @@ def test_what_a_killed_writer_has_left_goes_and_what_is_being_written_stays(tmp_
     assert {p.name for p in tmp_path.iterdir()} == {".mine", "b.csv"}
 
 
+def test_an_unfinished_folder_is_swept_once_its_builder_is_dead(tmp_path):
+    def build():
+        with whole_folder(tmp_path / "set") as building:
+            (building / "half").touch()
+            os.utime(building, (0, 0))
+            told.set()
+            time.sleep(60)
+
+    told = get_context("fork").Event()
+    builder = get_context("fork").Process(target=build)
+    builder.start()
+    assert told.wait(30)
+    sweep(tmp_path)
+    (left,) = tmp_path.iterdir()
+    builder.kill()
+    builder.join()
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with whole_folder(left) as building:
+        (building / "whole").touch()
+    assert [p.name for p in left.iterdir()] == ["whole"]
+
+
+def test_one_process_at_a_time(tmp_path, monkeypatch):
+    """Also where those that wait have opened a file that the one before them removes."""
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.001)
+    count = tmp_path / "count"
+    count.write_text("0")
+
+    def add():
+        for _ in range(25):
+            with locks.locked(tmp_path / "new" / "lock"):
+                number = int(count.read_text())
+                time.sleep(0.001)
+                count.write_text(str(number + 1))
+
+    adders = [get_context("fork").Process(target=add) for _ in range(4)]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join()
+    assert count.read_text() == "100" and not list((tmp_path / "new").iterdir())
+
+
+def test_workers_that_outlive_a_killed_training_do_not_hold_its_lock(tmp_path):
+    def train():
+        assert locks.hold(tmp_path / "lock")
+        if os.fork() == 0:
+            time.sleep(3)
+            os._exit(0)
+
+    with forked(train):
+        assert locks.hold(tmp_path / "lock", wait_seconds=0) is None
+    assert locks.hold(tmp_path / "lock", wait_seconds=0)
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", none)
+    left = tmp_path / ".a.xyz.unfinished"
+    left.touch()
+    os.utime(left, (0, 0))
+    with locks.locked(tmp_path / "lock") as mine, locks.locked(tmp_path / "lock", wait_seconds=0) as also:
+        assert mine and also, "renames keep what is written whole"
+    sweep(tmp_path)
+    assert left.exists(), "it may be being written"
+
+
 @pytest.mark.parametrize("name", ["ü" * 125, "a" * 250, "\udcff" * 250, "a" + "漢" * 80])
 def test_names_as_long_as_the_disk_takes(tmp_path, name):
     write_atomically(tmp_path / name, lambda file: file.write("b"))
@@ -172,4 +243,4 @@ def test_an_old_folder_goes_whole(tmp_path, monkeypatch):
     (tmp_path / "case-1/image.npy").touch()
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed before the first file is gone
     discard(tmp_path / "case-1")
-    assert not (tmp_path / "case-1").exists() and len(list(tmp_path.glob(".building-*/image.npy"))) == 1
+    assert not (tmp_path / "case-1").exists() and len(list(tmp_path.glob(".case-1.*.unfinished/image.npy"))) == 1

@@ -1,16 +1,18 @@
 """How the cells of a suite are run: once, each on its own, side by side; failures and Ctrl-C."""
 
+import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from filelock import FileLock
 
 from samzoo import cli_runner, cli_slurm
 from samzoo.cli import main
@@ -19,6 +21,8 @@ from samzoo.cli_suite import jobs
 from samzoo.errors import DataError
 from samzoo.leaderboard.board import Board
 from samzoo.leaderboard.suite import read_suite
+from samzoo.locks import locked
+from samzoo.whereabouts import FOLDER, Place
 
 FAKE = '''
 """Stands for the command line: what it does hangs on the cell's name, the first word of its run folder's."""
@@ -48,6 +52,8 @@ if words[0] == "fit" and kind == "slow" and "--resume" not in words:
 if words[0] == "test":
     (folder / "records.csv").write_text(pathlib.Path("some_records.csv").read_text())
     (folder / "run.json").write_text("{}")
+    if kind == "late":
+        os.kill(os.getpid(), signal.SIGKILL)
 '''
 ROW = "phantom,SAM,{},p,1,liver,{},{},0,0,none,{},{},{},{},{},,,,0.1,0.1"
 
@@ -140,6 +146,16 @@ def test_a_failure_stays_with_its_cell_and_is_tried_again(work, board, capfd):
     assert len(board["runs"]) == 4 and not board["missing"] and not bad.failure.exists()
 
 
+def test_a_cell_that_was_killed_once_its_result_was_whole_is_done(work, board, capfd):
+    (job,) = suite("late")
+    assert leaderboard("--fit") == 0
+    assert "cell 1 of 1 (late): done" in capfd.readouterr().out and not job.failure.exists()
+    note = job.folder / FOLDER / "a"
+    note.parent.mkdir()
+    note.write_text(json.dumps(asdict(Place("the process", socket.gethostname(), 2**22 + 1))))
+    assert leaderboard() == 0 and not note.parent.exists(), "nor is anything left of it"
+
+
 def test_a_damaged_result_does_not_stop_the_others(work, board):
     first, _ = suite("a", "b")
     leaderboard("--fit")
@@ -223,7 +239,7 @@ def test_side_by_side_each_has_a_gpu_or_its_share_of_cores(work, board, monkeypa
 def test_a_cell_that_another_process_runs_is_left_to_it(work):
     (job,) = suite("a")
     job.folder.parent.mkdir()
-    with FileLock(f"{job.folder}.lock"):
+    with locked(Path(f"{job.folder}.lock")):
         assert run_job(job) == "another process is running it"
     assert not job.log.exists()
     assert run_job(job) == "" and job.complete
@@ -249,7 +265,7 @@ def test_a_job_in_a_process_of_its_own(work):
     (job,) = suite("a")
     executor = submitit.AutoExecutor(folder="jobs", cluster="local")
     job.folder.parent.mkdir()
-    with FileLock(f"{job.folder}.lock"):
+    with locked(Path(f"{job.folder}.lock")):
         assert executor.submit(cli_slurm.run_job, job).result() == "another process is running it"
 
 

@@ -61,7 +61,7 @@ def test_a_broken_download_is_resumed(server, tmp_path):
     server.cut_after = None
     download(server.url, target, SHA)
     assert target.read_bytes() == BODY and server.requests == [None, "bytes=300000-"]
-    assert sorted(p.name for p in target.parent.iterdir() if p.suffix != ".lock") == ["sam.pth"]
+    assert [p.name for p in target.parent.iterdir()] == ["sam.pth"]
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
@@ -101,7 +101,7 @@ def test_full_disk(server, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("samzoo.download._transfer", full)
-    with pytest.raises(WeightsError, match="No space left on device"):
+    with pytest.raises(WeightsError, match=r"f\.part: can't be written: no space left .*free some and give the same"):
         download(server.url, tmp_path / "f")
 
 

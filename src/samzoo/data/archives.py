@@ -13,13 +13,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
 from tqdm import tqdm
 
-from samzoo.data.disk import NOT_ALLOWED, disk_errors
 from samzoo.download import download
 from samzoo.errors import DataError
-from samzoo.writing import DISK_FULL
+from samzoo.locks import locked
+from samzoo.writing import DISK_FULL, NOT_ALLOWED, disk_errors
 
 SERVER = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
 LICENCE = "Medical Segmentation Decathlon, medicaldecathlon.com, CC-BY-SA 4.0"
@@ -78,31 +77,33 @@ def fetch(archive: Archive, out: Path, url: str | None = None) -> tuple[Path, bo
         DataError: no network, another md5, no space, or an archive with something in it that does not belong there.
     """
     root, tar = out / archive.folder, out / f"{archive.folder}.tar"
-    with disk_errors(out, "name another place with --out"):
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / f".{archive.folder}.lock"):  # a second process waits and finds it there
-            if (root / "dataset.json").is_file():
-                return root, True
-            if root.exists():
-                raise DataError(
-                    f"{root} exists, but holds no dataset.json; move it away, or name another place with --out"
-                )
-            download(url or archive.url, tar, md5=archive.md5, error=DataError)
-            unpack(tar, root)
-            for done in (tar, tar.with_name(f"{tar.name}.lock")):
-                done.unlink(missing_ok=True)
+    remedy = "name another place with --out"
+    with disk_errors(out, remedy), locked(out / f".{archive.folder}.lock"):  # who waited finds it there
+        if (root / "dataset.json").is_file():
+            if _building(root).exists():  # killed once all was there
+                tar.unlink(missing_ok=True)
+                shutil.rmtree(_building(root), ignore_errors=True)
+            return root, True
+        if root.exists():
+            raise DataError(f"{root} exists, but holds no dataset.json; move it away, or {remedy}")
+        download(url or archive.url, tar, md5=archive.md5, error=DataError)
+        unpack(tar, root)
     return root, False
 
 
+def _building(root: Path) -> Path:
+    return root.with_name(f".{root.name}-unpacking")
+
+
 def unpack(tar: Path, root: Path) -> None:
-    """Unpack the folder `root.name` of a tar file to `root`, whole or not at all.
+    """Unpack the folder `root.name` of a tar file to `root`, whole or not at all, and remove the file.
 
     macOS's `._` files are left out. The file is read as not compressed, so what it holds can't be larger than it is.
 
     Raises:
         DataError: no tar file, cut short, larger than the free space, or with anything but files and folders in it.
     """
-    building = root.with_name(f".{root.name}-unpacking")
+    building = _building(root)
     shutil.rmtree(building, ignore_errors=True)
     try:
         with tarfile.open(tar, "r:") as file:
@@ -124,6 +125,7 @@ def unpack(tar: Path, root: Path) -> None:
         if not (building / root.name / "dataset.json").is_file():
             raise DataError(f"{tar} holds no {root.name}/dataset.json: it is not the archive that it should be")
         os.replace(building / root.name, root)
+        tar.unlink()
     except OSError as error:
         if error.errno in (*DISK_FULL, *NOT_ALLOWED):
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -314,8 +314,11 @@ class SamzooDataModule(LightningDataModule):
         """Whole cases, one at a time. Raises DataError: there is no test case."""
         return self._cases("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self, done: Container[str] = ()) -> DataLoader:
         """Whole cases without label, one at a time, decoded on the fly.
+
+        Args:
+            done: ids of cases to leave out.
 
         Raises:
             DataError: nothing to predict.
@@ -330,7 +333,7 @@ class SamzooDataModule(LightningDataModule):
                 f"data set {self.dataset_name} has no unlabelled images; set data.predict_root to a folder or an image"
             )
         rank, ranks = self._rank_and_ranks()
-        view = CaseView(index.entries, index=index, settings=self.decoding)
+        view = CaseView([e for e in index.entries if e.id not in done], index=index, settings=self.decoding)
         return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
 
     def _cases(self, split: Split, with_features: bool = False) -> DataLoader:

@@ -10,9 +10,7 @@ source files that have changed: delete a folder that is no longer needed, it is 
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -25,11 +23,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from samzoo.data.augment import Augment, view_key
-from samzoo.data.disk import BUILDING, discard, disk_errors, locked, sweep_building
 from samzoo.data.index import CaseEntry
-from samzoo.data.store import REMEDY, Store, StoredCase, digest, slug
+from samzoo.data.store import Store, StoredCase, digest, slug
 from samzoo.errors import ConfigError, DataError
-from samzoo.paths import samzoo_home
+from samzoo.locks import locked
+from samzoo.paths import OTHER_HOME, samzoo_home
+from samzoo.writing import discard, disk_errors, sweep, whole_folder
 
 FORMAT = 1
 """Raise it when the arrays change their meaning."""
@@ -201,7 +200,7 @@ class FeatureCache:
         if needed > free:
             raise DataError(
                 f"the feature cache needs {needed / 1e9:.3g} GB more in {self.folder}, where {free / 1e9:.3g} GB are "
-                f"free; free some, {less}, or {REMEDY}"
+                f"free; free some, {less}, or {OTHER_HOME}"
             )
         if progress:
             print(
@@ -220,10 +219,8 @@ class FeatureCache:
     ) -> None:
         folder = self._case_folder(entry)
         case = self.store.open(entry)
-        with disk_errors(self.folder, REMEDY):
-            folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock", REMEDY), disk_errors(self.folder, REMEDY), precision():
-            sweep_building(folder)
+        with disk_errors(self.folder, OTHER_HOME), locked(folder / "lock"), precision():
+            sweep(folder, live_seconds=0)
             for view in views:
                 if self._view_folder(entry, view).is_dir():  # another run was quicker
                     bar.update(case.shape[0])
@@ -234,31 +231,19 @@ class FeatureCache:
                 discard(old)
 
     def _build_view(self, method: FeatureSource, entry: CaseEntry, case: StoredCase, view: int, bar: tqdm) -> None:
-        target = self._view_folder(entry, view)
-        building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=target.parent))
         depth = case.shape[0]
-        try:
-            with ExitStack() as files:
-                writers: dict[str, IO[bytes]] = {}
-                for start in range(0, depth, CHUNK):
-                    slices = range(start, min(depth, start + CHUNK))
-                    features, label = self._features(method, entry, case, slices, view)
-                    arrays = {f"feature_{i:02d}": a for i, a in enumerate(features)}
-                    for name, array in (arrays | ({"label": label} if view else {})).items():
-                        if name not in writers:
-                            writers[name] = files.enter_context(open(building / f"{name}.npy", "wb"))
-                            _write_header(writers[name], array.dtype, (depth, *array.shape[1:]))
-                        writers[name].write(memoryview(array).cast("B"))
-                    bar.update(len(slices))
-            try:
-                os.replace(building, target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-                shutil.rmtree(building, ignore_errors=True)  # no locks here, and another run was quicker
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+        with whole_folder(self._view_folder(entry, view)) as building, ExitStack() as files:
+            writers: dict[str, IO[bytes]] = {}
+            for start in range(0, depth, CHUNK):
+                slices = range(start, min(depth, start + CHUNK))
+                features, label = self._features(method, entry, case, slices, view)
+                arrays = {f"feature_{i:02d}": a for i, a in enumerate(features)}
+                for name, array in (arrays | ({"label": label} if view else {})).items():
+                    if name not in writers:
+                        writers[name] = files.enter_context(open(building / f"{name}.npy", "wb"))
+                        _write_header(writers[name], array.dtype, (depth, *array.shape[1:]))
+                    writers[name].write(memoryview(array).cast("B"))
+                bar.update(len(slices))
 
     @torch.no_grad()
     def _features(

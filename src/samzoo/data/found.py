@@ -18,12 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import DecodeSettings, Intensity, Loaded, load, per_channel
-from samzoo.data.disk import disk_errors, locked
 from samzoo.data.index import CaseEntry, DatasetIndex
-from samzoo.data.store import REMEDY, digest, source_signature, table_meaning
+from samzoo.data.store import digest, source_signature, table_meaning
 from samzoo.errors import ConfigError, DataError
-from samzoo.paths import samzoo_home
-from samzoo.writing import write_atomically
+from samzoo.locks import locked
+from samzoo.paths import OTHER_HOME, samzoo_home
+from samzoo.writing import disk_errors, write_atomically
 
 VERSION = 1
 """Raise it when other intensities are found in the same files."""
@@ -184,9 +184,7 @@ def find_intensity(index: DatasetIndex, settings: DecodeSettings, progress: bool
     path = samzoo_home() / "fingerprints" / f"{digest(content)}.json"
     if (known := _read(path)) is not None:
         return known
-    with disk_errors(path.parent, REMEDY):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_suffix(".lock"), REMEDY):
+    with disk_errors(path.parent, OTHER_HOME), locked(path.with_suffix(".lock")):
         if (known := _read(path)) is not None:  # another process was faster
             return known
         measured = Measured([index.channels[c] for c in settings.channels])

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,10 +20,11 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from samzoo.data import phantom_lesions, scenes
-from samzoo.data.disk import disk_errors, locked
 from samzoo.data.phantom_lesions import make_lesion_case
 from samzoo.errors import ConfigError, DataError
-from samzoo.paths import samzoo_home
+from samzoo.locks import locked
+from samzoo.paths import OTHER_HOME, samzoo_home
+from samzoo.writing import disk_errors, sweep, whole_folder
 
 VERSION = 2
 """Raise it when the same seed gives other volumes."""
@@ -218,48 +216,38 @@ def write_phantom(out: Path, settings: PhantomSettings | None = None, progress: 
     settings = settings or PhantomSettings()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already and is not an empty folder; name another place, or remove it first")
-    with disk_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write(out, settings, progress)
+    with disk_errors(out.parent), whole_folder(out) as building:
+        _write(building, settings, progress)
     return out
 
 
-def _write(out: Path, settings: PhantomSettings, progress: bool) -> None:
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        for folder in ("imagesTr", "labelsTr"):
-            (building / folder).mkdir()
-        cases = settings.case_splits
-        for number, (case_id, _) in enumerate(tqdm(cases, "making the phantom", unit="case", disable=not progress)):
-            image, label, spacing = make_volume(settings, number)
-            affine = np.diag((*spacing[::-1], 1.0))
-            for array, file in (
-                (image, f"imagesTr/{case_id}_0000.nii.gz"),
-                (label, f"labelsTr/{case_id}.nii.gz"),
-            ):
-                nifti = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
-                nifti.header.set_xyzt_units("mm")
-                nib.save(nifti, building / file)
-        content = {
-            "name": "phantom",
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0} | {name: i for i, name in enumerate(settings.classes, start=1)},
-            "numTraining": len(cases),
-            "file_ending": ".nii.gz",
-            "licence": "CC0-1.0",
-            "reference": f"made by samzoo, {settings}",
-        }
-        splits = {split: [case for case, own in cases if own == split] for split in ("train", "val", "test")}
-        if any(splits.values()):
-            (building / SPLITS).write_text(json.dumps(splits, indent=1), encoding="utf-8")
-        (building / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        building.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(building, out)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+def _write(folder: Path, settings: PhantomSettings, progress: bool) -> None:
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    cases = settings.case_splits
+    for number, (case_id, _) in enumerate(tqdm(cases, "making the phantom", unit="case", disable=not progress)):
+        image, label, spacing = make_volume(settings, number)
+        affine = np.diag((*spacing[::-1], 1.0))
+        for array, file in (
+            (image, f"imagesTr/{case_id}_0000.nii.gz"),
+            (label, f"labelsTr/{case_id}.nii.gz"),
+        ):
+            nifti = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+            nifti.header.set_xyzt_units("mm")
+            nib.save(nifti, folder / file)
+    content = {
+        "name": "phantom",
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0} | {name: i for i, name in enumerate(settings.classes, start=1)},
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+        "licence": "CC0-1.0",
+        "reference": f"made by samzoo, {settings}",
+    }
+    splits = {split: [case for case, own in cases if own == split] for split in ("train", "val", "test")}
+    if any(splits.values()):
+        (folder / SPLITS).write_text(json.dumps(splits, indent=1), encoding="utf-8")
+    (folder / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def ensure_phantom(settings: PhantomSettings, progress: bool = True) -> Path:
@@ -267,15 +255,9 @@ def ensure_phantom(settings: PhantomSettings, progress: bool = True) -> Path:
     out = samzoo_home() / f"phantom-{settings.signature}"
     if (out / "dataset.json").is_file():
         return out
-    with disk_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.with_name(f"{out.name}.lock"), "set SAMZOO_HOME to a folder of yours on another disk"):
-        for leftover in out.parent.glob(f".{out.name}-*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        try:
-            if not (out / "dataset.json").is_file():
-                write_phantom(out, settings, progress)
-        except (DataError, OSError):
-            if not (out / "dataset.json").is_file():  # else, without locks, another process was quicker
-                raise
+    with disk_errors(out.parent, OTHER_HOME), locked(Path(f"{out}.lock")):
+        sweep(out.parent, live_seconds=0)
+        if not (out / "dataset.json").is_file():
+            with whole_folder(out) as building:
+                _write(building, settings, progress)
     return out

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from samzoo.data.decode import Decoded, DecodeSettings, decode
-from samzoo.data.disk import BUILDING, discard, disk_errors, locked, sweep_building
 from samzoo.data.index import CaseEntry, ClassTable, DatasetIndex
 from samzoo.errors import DataError
-from samzoo.paths import samzoo_home
+from samzoo.locks import locked
+from samzoo.paths import OTHER_HOME, samzoo_home
+from samzoo.writing import discard, disk_errors, sweep, whole_folder
 
 FORMAT = 1
 """Raise it when the arrays change their meaning: older stores are then left alone and rebuilt."""
-
-REMEDY = "set SAMZOO_HOME to a folder of yours on another disk; what was decoded so far is kept"
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,8 @@ class Store:
         by_id = {e.id: e for e in self.index.entries}
         if all(f.is_dir() for f in folders.values()):
             return
-        with disk_errors(self.folder, REMEDY):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lock", REMEDY):
-            sweep_building(self.folder)
+        with disk_errors(self.folder, OTHER_HOME), locked(self.folder / "lock"):
+            sweep(self.folder, live_seconds=0)
             missing = [i for i, f in folders.items() if not f.is_dir()]
             bar = tqdm(missing, desc=f"decoding {self.index.name}", unit="case", disable=not progress or not missing)
             for case_id in bar:
@@ -114,14 +108,8 @@ class Store:
 
     def _build_case(self, entry: CaseEntry, target: Path) -> None:
         decoded = decode(entry, self.index, self.settings)
-        with disk_errors(self.folder, REMEDY):
-            building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=self.folder))
-            try:
-                self._write(building, entry, decoded)
-                os.replace(building, target)
-            except BaseException:
-                shutil.rmtree(building, ignore_errors=True)
-                raise
+        with whole_folder(target) as building:
+            self._write(building, entry, decoded)
         for old in self.folder.glob(f"{_folder_stem(entry.id)}-*"):
             if old != target:
                 discard(old)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from samzoo.types import IGNORE, Case
@@ -17,7 +18,11 @@ MIN_SIDE = 384
 
 
 def save_overlay(
-    path: str | Path, case: Case, prediction: np.ndarray, own_points: Mapping[int, np.ndarray] | None = None
+    path: str | Path,
+    case: Case,
+    prediction: np.ndarray,
+    own_points: Mapping[int, np.ndarray] | None = None,
+    mark: str = "",
 ) -> None:
     """Write a PNG of the slice with most foreground (of the truth, else of the prediction).
 
@@ -25,6 +30,7 @@ def save_overlay(
         prediction: uint8 (D, H, W) of class ids.
         own_points: slice -> (num_classes, N, 3), see `CaseSession.own_points`: discs for foreground, crosses for
             background, in the colour of their class.
+        mark: kept in the file, see `samzoo.data.restore.read_mark`.
 
     Raises:
         DataError: the file can't be written.
@@ -49,7 +55,9 @@ def save_overlay(
     pixels = Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8))
     for k, points in enumerate((own_points or {}).get(z, ()), start=1):
         _draw_points(ImageDraw.Draw(pixels), points, factor, tuple((colours[k] * 255).astype(int).tolist()))
-    write_atomically(path, lambda file: pixels.save(file, format="PNG"), "wb")
+    text = PngInfo()
+    text.add_text("samzoo", mark)
+    write_atomically(path, lambda file: pixels.save(file, format="PNG", pnginfo=text), "wb")
 
 
 def _draw_points(draw: ImageDraw.ImageDraw, points: np.ndarray, factor: int, colour: tuple[int, int, int]) -> None:

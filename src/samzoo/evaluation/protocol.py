@@ -18,11 +18,12 @@ from samzoo.evaluation.adapter import Cost, Inference
 from samzoo.evaluation.overlay import save_overlay
 from samzoo.evaluation.published import PublishedRow, deduplicate_published, published_means, write_published
 from samzoo.evaluation.records import Record, aggregate, deduplicate, file_name, mean, write_records
-from samzoo.evaluation.run_info import cost_summary, count_flops, device_info, peak_memory_bytes, run_info
+from samzoo.evaluation.run_info import cost_summary, count_flops, device_info, run_info
 from samzoo.evaluation.scoring import CaseResult, Settings, runnable, score_case
 from samzoo.evaluation.slices import finish_slices, write_slice
 from samzoo.evaluation.summary import published_summary, summary
 from samzoo.evaluation.unfinished import Unfinished
+from samzoo.memory_use import peak_bytes
 from samzoo.methods.base import Method
 from samzoo.prompts.io import CasePrompts, dump_prompts, load_prompts
 from samzoo.prompts.regimes import Regime, make_regime
@@ -199,7 +200,7 @@ class EvaluationProtocol(Callback):
         self._costs[batch.id] = result.cost
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
-        peak = max(gather(peak_memory_bytes(pl_module.device)))
+        peak = max(gather(peak_bytes(pl_module.device)))
         records = deduplicate(r for part in gather(self._records) for r in part)
         published = deduplicate_published(r for part in gather(self._published) for r in part)
         prompts = {case_id: p for part in gather(self._prompts) for case_id, p in part.items()}
