@@ -40,16 +40,15 @@ def download(
     part = target.with_name(target.name + ".part")
     try:
         with locked(Path(f"{target}.lock")):
-            if target.is_file():
-                return
-            _transfer(url, part)
-            for name, wanted in (("sha256", sha256), ("md5", md5)):
-                if wanted is not None and (found := _digest(part, name)) != wanted:
-                    part.unlink()
-                    _validator(part).unlink(missing_ok=True)
-                    raise error(f"what came from {url} has {name} {found} instead of {wanted} and was thrown away")
-            os.replace(part, target)
-            _validator(part).unlink(missing_ok=True)
+            if not target.is_file():
+                _transfer(url, part)
+                for name, wanted in (("sha256", sha256), ("md5", md5)):
+                    if wanted is not None and (found := _digest(part, name)) != wanted:
+                        part.unlink()
+                        _validator(part).unlink(missing_ok=True)
+                        raise error(f"what came from {url} has {name} {found} instead of {wanted} and was thrown away")
+                os.replace(part, target)
+            _validator(part).unlink(missing_ok=True)  # also what a call has left that was killed here
     except (OSError, http.client.HTTPException) as fault:
         if isinstance(fault, OSError) and fault.errno in DISK_FULL:
             raise error(unwritable(part, fault)) from fault

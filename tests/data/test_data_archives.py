@@ -8,6 +8,7 @@ import http.server
 import io
 import tarfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -148,6 +149,28 @@ def test_interrupted_or_full_while_unpacking(server, capsys, monkeypatch):
         assert fetch(server) == 130
     assert not (server.out / FOLDER).exists() and not list(server.out.glob(".*unpacking"))
     assert fetch(server) == 0 and len(handler.ranges) == 1, "the archive itself was kept"
+
+
+@pytest.mark.parametrize("last", ["replace", "unlink"])
+def test_killed_once_all_was_unpacked(server, capsys, monkeypatch, last):
+    """The archive, some GB, goes with the next call."""
+    handler = server.serve(tar_of(server.source))
+    monkeypatch.setattr(archives.shutil, "rmtree", lambda *_, **__: None)
+    done = getattr(archives.os, last)
+
+    def kill(*names):
+        done(*names)
+        if Path(names[-1]).name == (FOLDER if last == "replace" else f"{FOLDER}.tar"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives.os, last, kill)
+        assert fetch(server) == 130
+    assert (server.out / FOLDER / "dataset.json").is_file() and len(list(server.out.iterdir())) > 1
+    monkeypatch.undo()
+    monkeypatch.setitem(ARCHIVES, "msd_lung", Archive(FOLDER, "no matter"))
+    assert fetch(server) == 0 and "already in" in capsys.readouterr().out
+    assert [p.name for p in server.out.iterdir()] == [FOLDER] and len(handler.ranges) == 1
 
 
 def test_folder_of_the_users_own_is_left_alone(server, capsys):

@@ -5,16 +5,18 @@ import pytest
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
-    """Working folder of an undisturbed run, and the seconds of each command."""
+    """Working folder of an undisturbed run, and what each command was like."""
+    import json
+
     import faulty
 
     folder = faulty.prepared(tmp_path_factory.mktemp("reference") / "work")
-    seconds = {}
+    undisturbed = {}
     for name, command in faulty.COMMANDS.items():
         ended = faulty.run(command, folder)
         assert ended.code == 0, ended.said
-        seconds[name] = ended.seconds
-    return folder, seconds
+        undisturbed[name] = faulty.Undisturbed(ended.seconds, json.loads((folder / faulty.CALLS).read_text()))
+    return folder, undisturbed
 
 
 @pytest.fixture(scope="session")

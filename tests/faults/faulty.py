@@ -47,6 +47,9 @@ from samzoo.evaluation.records import TIME_COLUMNS
 from samzoo.evaluation.unfinished import Unfinished
 from samzoo.training import WholeCheckpoints
 
+STAGES = ("os.replace", "os.fsync", "os.mkdir", "os.unlink", "os.rmdir", "os.chmod", "fcntl.flock", "torch.save")
+"""What makes things lasting, or removes them."""
+CALLS = "calls.json"
 DONE = "SAMZOO_FAULTS_DONE"
 """Names the file in which forks note what is safe: epochs, cases, views, predictions, fetched bytes."""
 
@@ -113,13 +116,21 @@ class Ended:
 
 
 @dataclass
+class Undisturbed:
+    """How long a command takes, and how often it calls each stage."""
+
+    seconds: float
+    calls: dict[str, int]
+
+
+@dataclass
 class Fault:
     """What happens to a command.
 
     Args:
         number: the signal that it gets, if any.
         after: seconds until then.
-        stage: or a function as `module.name`, at whose call it gets the signal,
+        stage: or one of `STAGES`, at whose call it gets the signal,
         call: counted from 1.
         limit: bytes that a file may hold, as a stand-in for a full disk.
     """
@@ -219,8 +230,7 @@ def _become(args: list[str], folder: Path, fault: Fault | None, output: int) -> 
         torch.set_num_threads(1)
         _note_what_is_done()
         cli_runner.subprocess = _ForkedCommands
-        if fault and fault.stage:
-            _strike_at(fault)
+        calls = _count_calls(fault)
         if fault and fault.limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.limit, resource.RLIM_INFINITY))
         if args[0] == "download":
@@ -228,6 +238,8 @@ def _become(args: list[str], folder: Path, fault: Fault | None, output: int) -> 
             ARCHIVES["msd_hippocampus"] = Archive(FOLDER, md5)
             args = [*args, "--url", url]
         code = main(args)
+        if not fault:
+            (folder / CALLS).write_text(json.dumps(calls))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -235,18 +247,25 @@ def _become(args: list[str], folder: Path, fault: Fault | None, output: int) -> 
         os._exit(code)
 
 
-def _strike_at(fault: Fault) -> None:
-    name, _, function = fault.stage.rpartition(".")
-    owner = sys.modules[name]
-    original, calls = getattr(owner, function), Counter()
+def _count_calls(fault: Fault | None) -> Counter:
+    """Counts the calls of all stages; at the one of the fault, it strikes."""
+    calls = Counter()
 
-    def struck(*given, **named):
-        calls["all"] += 1
-        if calls["all"] == fault.call:
-            os.kill(os.getpid(), fault.number)
-        return original(*given, **named)
+    def counted(stage: str) -> None:
+        module, _, function = stage.rpartition(".")
+        original = getattr(sys.modules[module], function)
 
-    setattr(owner, function, struck)
+        def counting(*given, **named):
+            calls[stage] += 1
+            if fault and stage == fault.stage and calls[stage] == fault.call:
+                os.kill(os.getpid(), fault.number)
+            return original(*given, **named)
+
+        setattr(sys.modules[module], function, counting)
+
+    for stage in STAGES:
+        counted(stage)
+    return calls
 
 
 def _note_what_is_done() -> None:
@@ -491,11 +510,10 @@ def until_done(
     return run(COMMANDS[name], folder)
 
 
-def drawn(rng: random.Random, name: str, seconds: float) -> Fault:
+def drawn(rng: random.Random, undisturbed: Undisturbed) -> Fault:
     """A kill at a random time, or at a random call of what makes things lasting."""
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
-    if rng.random() < 0.6:
-        return Fault(number, after=rng.uniform(0, seconds))
-    stages = ["os.replace", "os.replace", "os.fsync", "os.mkdir", "os.unlink"]
-    stage = rng.choice([*stages, "torch.save"] if name in ("fit", "features") else stages)
-    return Fault(number, stage=stage, call=rng.randint(1, 12 if stage != "torch.save" else 5))
+    if rng.random() < 0.5:
+        return Fault(number, after=rng.uniform(0, undisturbed.seconds))
+    stage = rng.choice(sorted(undisturbed.calls))
+    return Fault(number, stage=stage, call=rng.randint(1, undisturbed.calls[stage]))

@@ -12,10 +12,10 @@ AGAIN = dict.fromkeys(QUICK, 2) | {"fit": 3, "test": 3, "features": 3, "leaderbo
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_command_again_ends_as_an_undisturbed_one(tmp_path, reference, tally, seed):
-    whole, seconds = reference
+    whole, undisturbed = reference
     rng, folder = random.Random(seed), prepared(tmp_path / "work")
     for name in COMMANDS:
-        faults = [drawn(rng, name, seconds[name]) for _ in range(AGAIN[name])]
+        faults = [drawn(rng, undisturbed[name]) for _ in range(AGAIN[name])]
         before = tally.well.total() - tally.faults.total()
         ended = until_done(name, folder, faults, tally, killed_well)
         assert ended.code == 0, f"{name} after {', '.join(map(str, faults))}: {ended.said[-3000:]}"

@@ -18,7 +18,7 @@ from faulty import (
     run,
 )
 
-FAULTS = {"kill": 12, "full disk": 6}
+FAULTS = {"kill": 20, "full disk": 6}
 MOST_BYTES = {"download": 6.8}
 """Power of ten; no other of these commands writes a file of more than 100 kB."""
 
@@ -28,14 +28,14 @@ MOST_BYTES = {"download": 6.8}
 @pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize("name", QUICK)
 def test_one_fault_leaves_no_trace(tmp_path, reference, tally, name, kind):
-    whole, seconds = reference
+    whole, usual = reference
     undisturbed = copied(name, whole, tmp_path / "undisturbed")
     assert run(COMMANDS[name], undisturbed).code == 0
     expected, rng, ill, met = content(undisturbed), random.Random(f"{name} {kind}"), [], 0
     for attempt in range(4 * FAULTS[kind]):
         folder = copied(name, whole, tmp_path / str(attempt))
         limit = Fault(limit=int(10 ** rng.uniform(1, MOST_BYTES.get(name, 5))))
-        fault = drawn(rng, name, seconds[name]) if kind == "kill" else limit
+        fault = drawn(rng, usual[name]) if kind == "kill" else limit
         ended = run(COMMANDS[name], folder, fault)
         if ended.code == 0:  # done before the fault came
             continue

@@ -79,6 +79,13 @@ def test_a_download_that_was_complete_but_not_renamed(server, tmp_path):
     assert (tmp_path / "f").read_bytes() == BODY
 
 
+def test_a_download_that_was_killed_once_it_was_renamed(server, tmp_path):
+    (tmp_path / "f").write_bytes(BODY)
+    (tmp_path / "f.part.version").write_text('"1"')
+    download(server.url, tmp_path / "f", SHA)
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and not server.requests
+
+
 def test_wrong_hash_is_thrown_away(server, tmp_path):
     with pytest.raises(WeightsError, match=f"has sha256 {SHA} instead of {'0' * 64} and was thrown away"):
         download(server.url, tmp_path / "f", "0" * 64)
