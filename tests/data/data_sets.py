@@ -314,7 +314,7 @@ def write_lits(root: Path) -> Path:
         batch, label = root / f"Training Batch {1 + number // 2 % 2}", tumour(number, 2)
         save_nifti(batch / f"volume-{number}.nii", label.astype(np.int16) * 80 - 100 + number)
         save_nifti(batch / f"segmentation-{number}.nii", label)
-    save_nifti(root / "Test-Data" / "test-volume-0.nii", tumour(9, 2).astype(np.int16))
+    save_nifti(root / "Test-Data" / "test-volume-0.nii", tumour(9, 2).astype(np.int16) * 80 - 91)
     return root
 
 
