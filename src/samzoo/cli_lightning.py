@@ -27,7 +27,7 @@ from samzoo import __version__, run_folder
 from samzoo.batch_size import find_batch_size
 from samzoo.cli_checkpoint import check_checkpoint, checkpoint_errors, load_weights_of
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
-from samzoo.cli_found import describe
+from samzoo.cli_found import check_trained, describe
 from samzoo.cli_parser import ConfigFile, Line, Parser, check_groups
 from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
@@ -127,6 +127,11 @@ class SamzooCLI(LightningCLI):
             raise ConfigError(
                 f"{self.model.spec.name} is not trained: score it with `samzoo test --config ... --zero-shot`"
             )
+        split = {"fit": "train", "validate": "val", "test": "test"}.get(self.subcommand)
+        if split:
+            self.datamodule.needed(split)
+        if self.options.ckpt and self.run is not None and self.subcommand != "fit" and _rank() == 0:
+            check_trained(self.run.path, self.datamodule, self.model, split or "predict")
         made = False
         if self.run is None and self.subcommand != "predict":
             made = self._make_run()
@@ -137,7 +142,7 @@ class SamzooCLI(LightningCLI):
                 shutil.rmtree(self.run.path)
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
         if self.subcommand == "fit" and _rank() == 0:  # only now: what can't be trained changes no run
-            describe(self.run.path, self.datamodule, self.model, self._asked())
+            describe(self.run.path, self.datamodule, self.model, self._asked(), trains=True)
             run_folder.begin(self.run, self._config_text())
         trainer.callbacks.insert(0, Notes())
         if isinstance(trainer.strategy, DDPStrategy):  # prompts decide which parts of a model a step needs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from argparse import Namespace as Options
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from samzoo.cli_config import UsageError
 from samzoo.cli_parser import Parser
-from samzoo.run_folder import FINGERPRINT
+from samzoo.run_folder import read_fingerprint
 from samzoo.termination import Terminated
 
 
@@ -91,11 +90,11 @@ def _check_asked(parser: Parser, verb: str, run: Path, own: Any, args: list[str]
 def _as_asked(run: Path, known: dict[str, Any]) -> dict[str, Any]:
     """What the run's command said of what was planned then, unless it was changed since."""
     try:
-        content = json.loads((run / FINGERPRINT).read_text(encoding="utf-8"))
+        content = read_fingerprint(run)
         planned, asked = (
             {f"model.init_args.{name}": value for name, value in content[part].items()} for part in ("planned", "asked")
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError):
         return {}
     return {key: value for key, value in asked.items() if known.get(key) == planned.get(key)}
 

@@ -52,5 +52,6 @@ def find_root(root: str | None, source: str | None = None, command: str | None =
         f"  what to fetch: {source or 'the data set that this configuration is for'}\n"
         + (f"  what fetches it: {command}\n" if command else "")
         + f"  where to put it: {places[-1]}{hint}\n"
-        f"  how to check it: samzoo verify {places[-1]}"
+        f"  how to check it: samzoo verify {places[-1]}\n"
+        "  where it lies elsewhere: --data.root PATH"
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from samzoo.errors import ConfigError
 from samzoo.locks import hold
@@ -30,6 +32,29 @@ WAIT_SECONDS = 20
 RUN_VARIABLE = "SAMZOO_RUN_FOLDER"
 RESULT_VARIABLE = "SAMZOO_RESULT_FOLDER"
 """They tell the processes that Lightning starts for DDP which folders the first one made."""
+
+
+def read_fingerprint(folder: Path) -> dict[str, Any]:
+    """What a run found in its data when it was begun; empty where there is none, or none that can be read."""
+    try:
+        content = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def trained_on(folder: Path, dataset: str, root: Path, cases: Iterable[str]) -> list[str]:
+    """Which of these cases of a data set a run was trained on, whether or not they are in its training split now.
+
+    Args:
+        folder: of the run.
+        dataset: the data set's name; with another name it is the same one if its root is.
+    """
+    found = read_fingerprint(folder)
+    if dataset != found.get("dataset") and str(root.resolve()) != found.get("root"):
+        return []
+    known = found.get("trained_on")
+    return sorted(set(known) & set(cases)) if isinstance(known, list) else []
 
 
 def write_beside(path: Path, text: str) -> None:

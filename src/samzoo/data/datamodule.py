@@ -281,7 +281,7 @@ class SamzooDataModule(LightningDataModule):
         if self.batch_size == "auto":
             raise ConfigError("data.batch_size auto is found by `samzoo fit`; set a number before training otherwise")
         slices = self._trains_on_slices()
-        entries = self._needed("train")
+        entries = self.needed("train")
         cases = [self.store.open(e) for e in entries]
         if unlabelled := [e.id for e, c in zip(entries, cases, strict=True) if not c.labelled]:
             raise DataError(f"training case {unlabelled[0]!r} has no label")
@@ -330,14 +330,15 @@ class SamzooDataModule(LightningDataModule):
             index = replace(self.index, entries=self.entries("predict"))
         if not index.entries:
             raise DataError(
-                f"data set {self.dataset_name} has no unlabelled images; set data.predict_root to a folder or an image"
+                f"data set {self.dataset_name} has no unlabelled images; name some with --images PATH, a folder "
+                "or an image (data.predict_root)"
             )
         rank, ranks = self._rank_and_ranks()
         view = CaseView([e for e in index.entries if e.id not in done], index=index, settings=self.decoding)
         return self._loader(view, CaseSampler(len(view), rank, ranks), 1, only)
 
     def _cases(self, split: Split, with_features: bool = False) -> DataLoader:
-        entries = self._needed(split)
+        entries = self.needed(split)
         rank, ranks = self._rank_and_ranks()
         if ranks > len(entries):
             raise ConfigError(f"{len(entries)} {split} cases can't be shared by {ranks} processes; start fewer")
@@ -367,7 +368,8 @@ class SamzooDataModule(LightningDataModule):
         cache.build(method, train, val, precision, rank, ranks, barrier, progress=rank == 0)
         return cache
 
-    def _needed(self, split: Split) -> tuple[CaseEntry, ...]:
+    def needed(self, split: Split) -> tuple[CaseEntry, ...]:
+        """Raises DataError: no case of this split; says what to do."""
         entries = self.entries(split)
         if not entries:
             counts = ", ".join(f"{s} {len(self.entries(s))}" for s in ("train", "val", "test"))

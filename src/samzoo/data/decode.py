@@ -86,6 +86,7 @@ class Decoded:
         spacing: (3,) mm along D, H, W.
         affine: float64 (4, 4) of the file's own axes.
         overlap: voxels claimed by objects of more than one class (one mask per object only).
+        doubt: why the window may be none for this case; empty if there is no doubt.
     """
 
     image: np.ndarray
@@ -93,6 +94,7 @@ class Decoded:
     spacing: tuple[float, float, float]
     affine: np.ndarray
     overlap: int = 0
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,28 @@ def decode(entry: CaseEntry, index: DatasetIndex, settings: DecodeSettings) -> D
     stacked = [(part, channel) for part in loaded.parts for channel in part.data]
     chosen = [stacked[c] for c in settings.channels]
     image = np.empty((len(chosen), *axes.to_case(first.data[0]).shape), dtype=np.float32)
+    doubt = ""
     for position, (part, channel) in enumerate(chosen):
+        doubt = doubt or _doubt(channel, settings, position)
         scaled = _scale(channel, part, settings, position, entry)
         image[position] = axes.to_case(scaled)
     spacing = case_spacing(first, settings)
     if first.flat and settings.max_side is not None and max(image.shape[2:]) > settings.max_side:
         image, label, spacing = _reduce(image, label, spacing, settings.max_side)
-    return Decoded(image, label, spacing, first.affine, loaded.overlap)
+    return Decoded(image, label, spacing, first.affine, loaded.overlap, doubt)
+
+
+def _doubt(channel: np.ndarray, settings: DecodeSettings, position: int) -> str:
+    """Why a channel's values may not be in the unit of its window, see `Decoded.doubt`."""
+    if per_channel(settings.intensity.kind, position, "kind", len(settings.channels)) != "window":
+        return ""
+    low, high = (_end(settings, position, n) for n in ("low", "high"))
+    lowest, highest = channel.min(), channel.max()
+    if lowest >= high or highest <= low:
+        return f"all values lie outside the window, {lowest:g} to {highest:g} and not {low:g} to {high:g}"
+    if low < 0 <= lowest:
+        return f"no value lies below 0, though the window begins at {low:g}: are they in HU, without an offset?"
+    return ""
 
 
 def _reduce(

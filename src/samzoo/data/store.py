@@ -7,12 +7,15 @@ ended, and a changed source file costs one case.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -96,15 +99,33 @@ class Store:
             DataError: a broken case, a missing file, no space, no permission. What was built before stays valid.
         """
         folders = {e.id: self.case_folder(e) for e in entries}
+        if not all(f.is_dir() for f in folders.values()):
+            self._build(folders, progress)
+        self._tell_doubts(folders)
+
+    def _build(self, folders: Mapping[str, Path], progress: bool) -> None:
         by_id = {e.id: e for e in self.index.entries}
-        if all(f.is_dir() for f in folders.values()):
-            return
         with disk_errors(self.folder, OTHER_HOME), locked(self.folder / "lock"):
             sweep(self.folder, live_seconds=0)
             missing = [i for i, f in folders.items() if not f.is_dir()]
             bar = tqdm(missing, desc=f"decoding {self.index.name}", unit="case", disable=not progress or not missing)
             for case_id in bar:
                 self._build_case(by_id[case_id], folders[case_id])
+
+    def _tell_doubts(self, folders: Mapping[str, Path]) -> None:
+        """One warning for all cases whose values may not be those that the window is for."""
+        doubts: dict[str, str] = {}
+        for case_id, folder in folders.items():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # told when the case is opened
+                doubts[case_id] = _meta(folder)["doubt"]
+        doubts = {case_id: doubt for case_id, doubt in doubts.items() if doubt}
+        if doubts:
+            first = next(iter(doubts))
+            warnings.warn(
+                f"{self.index.root}: intensities of {len(doubts)} of {len(folders)} cases, first {first}: "
+                f"{doubts[first]}",
+                stacklevel=2,
+            )
 
     def _build_case(self, entry: CaseEntry, target: Path) -> None:
         decoded = decode(entry, self.index, self.settings)
@@ -130,6 +151,7 @@ class Store:
             "affine": decoded.affine.tolist(),
             "labelled": decoded.label is not None,
             "overlap": decoded.overlap,
+            "doubt": decoded.doubt,
         }
         (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -137,7 +159,7 @@ class Store:
         """Raises DataError: the case isn't in the store (call `build` first), or its folder was tampered with."""
         folder = self.case_folder(entry)
         try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            meta = _meta(folder)
             return StoredCase(
                 folder,
                 tuple(meta["shape"]),
@@ -171,6 +193,10 @@ class Store:
             return digest([self.truth_signature(self.index.of(split)) for split in ("train", "val")])
         except DataError:
             return None
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
 
 
 def source_signature(entry: CaseEntry) -> str:

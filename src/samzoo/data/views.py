@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -203,6 +204,8 @@ class CaseView(Dataset):
             spacing, affine = stored.spacing, stored.affine
         else:
             decoded = decode(entry, self.index, self.settings)
+            if decoded.doubt:
+                warnings.warn(f"{entry.images[0]}: {decoded.doubt}", stacklevel=2)
             image, label, spacing, affine = decoded.image, decoded.label, decoded.spacing, decoded.affine
         return Case(
             id=entry.id,

@@ -22,6 +22,7 @@ import samzoo
 from samzoo.evaluation.adapter import Cost, Inference
 from samzoo.evaluation.session import ADAPTERS
 from samzoo.methods.base import Method
+from samzoo.run_folder import FINGERPRINT, trained_on
 from samzoo.types import Case
 
 CPU_ATTENTION = {
@@ -45,6 +46,7 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "dataset_signature": getattr(trainer.datamodule, "signature", None),
         "test_signature": getattr(trainer.datamodule, "test_signature", None),
         "train_signature": store.training_signature() if training and store else None,
+        "tested_on_trained": _trained(root, trainer.datamodule) if training else 0,
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "base_sha256": method.base_sha256,
         "weights": _weights(method, trainer.datamodule),
@@ -60,6 +62,15 @@ def run_info(trainer: Trainer, method: Method) -> dict[str, Any]:
         "parameters_trained": trained,
         "training": json.loads(training.read_text()) if training else None,
     }
+
+
+def _trained(root: Path, datamodule: Any) -> int:
+    """How many of the test cases the run was trained on."""
+    fingerprint, index = _beside(root, FINGERPRINT), getattr(datamodule, "index", None)
+    if fingerprint is None or index is None:
+        return 0
+    cases = (entry.id for entry in datamodule.entries("test"))
+    return len(trained_on(fingerprint.parent, datamodule.dataset_name, index.root, cases))
 
 
 def _side_by_side() -> int:

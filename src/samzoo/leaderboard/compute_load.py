@@ -21,6 +21,7 @@ TYPES: Mapping[str, type] = {
     "test_signature": str,
     "records": float,
     "train_signature": str,
+    "tested_on_trained": float,
     "config": dict,
     "config.model": dict,
     "config.model.init_args": dict,
@@ -232,7 +233,8 @@ def make_entry(
         method=first.records[0].method,
         architecture=str(model.get("architecture") or ""),
         base=str(model.get("weights") or ("random" if first.info.get("parameters_total") else "")),
-        seen=bool(weights.get("seen_this", dataset in (weights.get("seen") or ()))),
+        seen=any(run.info.get("tested_on_trained") for run, _ in runs)
+        or bool(weights.get("seen_this", dataset in (weights.get("seen") or ()))),
         automatic=automatic,
         cost=_cost(runs, regime),
         runs=tuple(replace(r, records=tuple(x for x in r.records if x.regime in regimes)) for r, regimes in runs),

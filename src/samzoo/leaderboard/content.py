@@ -67,7 +67,8 @@ METHODS = {
     "last slice of each; each: every slice of each; crop: where the middle of the structure is.",
     "Sections": "Results on other test cases, or on other versions of them, stand in sections of their own and are "
     "never compared. Where entries were trained on other cases than most, a note says so.",
-    SEEN: "The base weights were trained on public training cases of this data set, which is then no unseen data.",
+    SEEN: "The base weights were trained on public training cases of this data set, or the run itself on some of the "
+    "test cases: no unseen data.",
     "Costs": "GFLOP: 1e9 floating point operations of one encoding and of one prompt; a case takes several. ms/case: "
     "encoding and decoding of a case in the regime named, all classes and steps. Memory is the peak. Where tests ran "
     "at once on one machine, their number is in the table: it makes times longer.",

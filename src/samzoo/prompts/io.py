@@ -277,4 +277,4 @@ def _near(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     listed = near or known[:8]
-    return f"{name!r}; {'did you mean' if near else 'known are'} {', '.join(listed) or '(none)'}?"
+    return f"{name!r}; {'did you mean' if near else 'known are'} {', '.join(listed) or '(none)'}{'?' if near else ''}"

@@ -34,7 +34,9 @@ def read_unlabelled(sources: Sequence[Path], index: DatasetIndex) -> DatasetInde
         elif source.is_file():
             files.append(source)
         else:
-            raise DataError(f"{source}: does not exist; data.predict_root must be a folder or an image file")
+            raise DataError(
+                f"{source}: does not exist; --images (data.predict_root) must name a folder or an image file"
+            )
     numbered = {p: re.fullmatch(r"(.+)_(\d{4})", stem(p)) for p in files}
     by_channel = all(m is not None for m in numbered.values()) and any(
         m is not None and m.group(2) == "0000" for m in numbered.values()

@@ -20,6 +20,8 @@ from samzoo.methods.volume import Measure, Spacing, measured
 from samzoo.types import IGNORE, Batch, MethodSpec, Prompts, State
 
 SMALLEST_MAP = 4
+FEWEST_STAGES = 3
+"""Of MONAI's DynUNet."""
 WIDEST = 320
 LARGEST_PATCH = 256**3
 """Voxels of the patch from which nnU-Net starts to shrink."""
@@ -94,6 +96,12 @@ class UNet(SlabMethod):
         )
         self.planned = {name: self._grid()[name] for name, is_planned in self_planned.items() if is_planned}
         strides, kernels = nnunet_stages(self.patch, spacing_ratio(self.spacing), stages)
+        if len(strides) < FEWEST_STAGES:
+            raise ConfigError(
+                f"UNet needs {FEWEST_STAGES} resolutions, but a patch of {self.patch} voxels has {len(strides)}: an "
+                f"axis must have at least {SMALLEST_MAP * 2 ** (FEWEST_STAGES - 1)}. For small cases take a finer "
+                "--model.init_args.spacing than theirs"
+            )
         for size, axis in zip(self.patch, zip(*strides, strict=True), strict=True):
             if size % (factor := math.prod(axis)):
                 raise ConfigError(
