@@ -14,6 +14,7 @@ from data_sets import save_nifti, write_msd, write_nnunet, write_pictures
 from PIL import Image
 
 from samzoo.cli import main
+from samzoo.data import SamzooDataModule
 from samzoo.data.readers import read_index
 from samzoo.data.readers.folder import mask_names
 from samzoo.data.verify import verify
@@ -378,3 +379,31 @@ def test_classes_are_not_said_to_be_absent_where_no_label_could_be_read(pictures
     for path in (pictures / "masks").iterdir():
         path.write_bytes(b"")
     assert not verify(pictures, progress=False).warnings
+
+
+# --- patients and classes -------------------------------------------------------------------------------------------
+
+
+def test_slices_of_one_patient_in_several_splits_are_told(tmp_path):
+    root = write_pictures(tmp_path / "mine", cases=12)
+    for kind in ("images", "masks"):
+        for i, path in enumerate(sorted((root / kind).iterdir())):
+            path.rename(path.with_name(f"p{i // 4:02d}_{i:03d}.png"))
+    told = said(root)
+    assert re.search(r"warning: \d names stand for several cases that are in different splits, first 'p0\d'", told)
+    pattern = re.search(r"--data.patient_pattern '([^']+)'", told).group(1)
+    assert not verify(root, {"patient_pattern": pattern}, progress=False).warnings
+    with pytest.warns(UserWarning, match="scores come out too good"):
+        SamzooDataModule(root=str(root))
+
+
+def test_names_with_one_number_are_not_taken_for_patients(pictures, nnunet, sam_med2d):
+    assert not any("different splits" in said(root) for root in (pictures, nnunet, sam_med2d))
+
+
+def test_lists_of_files_with_the_labels_of_nnunet_v2(tmp_path):
+    root = write_msd(tmp_path / "mine", ("liver", "tumour"))
+    content = json.loads((root / "dataset.json").read_text())
+    labels = {name: int(value) for value, name in content["labels"].items()}
+    (root / "dataset.json").write_text(json.dumps(content | {"labels": labels}))
+    assert read_index(root).table.values == {"liver": (1,), "tumour": (2,)}

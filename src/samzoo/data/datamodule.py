@@ -24,7 +24,7 @@ from samzoo.data.phantom import PhantomSettings, ensure_phantom
 from samzoo.data.readers import Layout, read_index
 from samzoo.data.readers.unlabelled import read_unlabelled
 from samzoo.data.sampling import CaseSampler, SliceSampler
-from samzoo.data.splits import NO_TRAINING, assign_splits, limit_cases
+from samzoo.data.splits import NO_TRAINING, assign_splits, limit_cases, look_alike
 from samzoo.data.store import Store, digest, source_signature
 from samzoo.data.units import trains_on_slices
 from samzoo.data.views import CaseView, SlabView, SliceView, collate, only
@@ -168,7 +168,7 @@ class SamzooDataModule(LightningDataModule):
         )
         index = assign_splits(read_index(folder, settings), val_fraction, test_fraction, seed, folds, fold)
         self.index: DatasetIndex = limit_cases(index, max_cases, seed)
-        for note in self.index.notes:
+        for note in (*self.index.notes, *filter(None, [look_alike(self.index)])):
             warnings.warn(f"{self.index.root}: {note}", stacklevel=2)
         decoding = DecodeSettings(
             intensity=intensity,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +12,8 @@ import numpy as np
 
 from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.errors import ConfigError
+
+SCORED_OR_TRAINED = ("train", "val", "test")
 
 KFOLD_SEED = 12345
 """nnU-Net's, so that its default folds and ours are the same (nnunetv2, `generate_crossval_split`)."""
@@ -69,6 +73,29 @@ def assign_splits(
         return entry
 
     return replace(index, entries=tuple(settled(e) for e in index.entries))
+
+
+def look_alike(index: DatasetIndex) -> str:
+    """A warning where names look as if cases of one patient were in several splits; else empty.
+
+    That is so for names such as p07_012 and p07_013, the same up to the last part with a number in it, where each case
+    counts as a patient.
+    """
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for entry in index.entries:
+        if entry.patient != entry.id:
+            return ""
+        if entry.split in SCORED_OR_TRAINED and (match := re.fullmatch(r"(.*\d.*?)[_\-. ]+[^_\-. ]*", entry.id)):
+            groups[match.group(1)][entry.id] = entry.split
+    torn = {name: cases for name, cases in groups.items() if len(set(cases.values())) > 1}
+    if not torn:
+        return ""
+    name, cases = next(iter(sorted(torn.items())))
+    return (
+        f"{len(torn)} names stand for several cases that are in different splits, first {name!r} "
+        f"({', '.join(f'{case} {split}' for case, split in sorted(cases.items())[:4])}); if these are of one patient, "
+        "scores come out too good: keep them together with --data.patient_pattern '(.+)[_. -].*'"
+    )
 
 
 def kfold(names: Sequence[str], folds: int, fold: int) -> list[str]:

@@ -22,7 +22,7 @@ from samzoo.data.index import CaseEntry, DatasetIndex
 from samzoo.data.overlays import save_overlay
 from samzoo.data.read_settings import ReadSettings, check_setting
 from samzoo.data.readers import read_index
-from samzoo.data.splits import NO_TRAINING, assign_splits
+from samzoo.data.splits import NO_TRAINING, assign_splits, look_alike
 from samzoo.errors import SamzooError
 from samzoo.paths import find_root
 from samzoo.reading import printable
@@ -180,7 +180,7 @@ def _verify_index(
 ) -> None:
     result.layout, result.name, result.channels = index.layout, index.name, index.channels
     result.classes = {name: list(values) for name, values in index.table.values.items()}
-    for note in index.notes:
+    for note in (*index.notes, *filter(None, [look_alike(index)])):
         result.warn(note)
     decoding = DecodeSettings(slice_axis=settings.get("slice_axis", 2), canonical=settings.get("canonical", False))
     measured, measuring = Measured(index.channels), {e.id for e in measured_entries(index)}

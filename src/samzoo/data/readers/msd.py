@@ -67,6 +67,8 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
 
 def _values(names: Any, file: Path) -> dict[str, int]:
     try:
+        if all(type(value) is int for value in names.values()):  # as nnU-Net v2 has it, names to values
+            names = {value: name for name, value in names.items()}
         values = {str(name): int(value) for value, name in names.items()}
     except (AttributeError, TypeError, ValueError):
         raise DataError(f'{file}: labels must map values to names, for example {{"0": "background"}}') from None
