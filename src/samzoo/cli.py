@@ -146,6 +146,10 @@ def _train_or_score(verb: str, description: str, args: list[str]) -> None:
     whole = bool(configs or parts)
     if getattr(options, "images", None):
         settings.append(f"--data.predict_root={options.images}")
+        if options.run and "data" not in parts and not any(s.startswith("--data.root") for s in settings):
+            from samzoo.cli_found import without_data
+
+            settings += without_data(options.run.path, read_yaml(options.run.config))
     args = [*configs, *(f"--{p}={files.get(p, v)}" for p, v in parts.items()), *settings]
     if verb == "fit" and options.run:
         own = f"--config={options.run.config}"

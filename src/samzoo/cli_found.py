@@ -15,8 +15,9 @@ from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import measure
 from samzoo.data.found import in_words
 from samzoo.data.index import Split
-from samzoo.errors import ConfigError
+from samzoo.errors import ConfigError, DataError
 from samzoo.methods.base import Method
+from samzoo.paths import find_root
 from samzoo.run_folder import CONFIG, FINGERPRINT, read_fingerprint, trained_on
 from samzoo.writing import write_atomically
 
@@ -44,7 +45,9 @@ def describe(
         "layout": data.layout,
         "cases": {split: len(data.entries(split)) for split in ("train", "val", "test")},
         "classes": {name: list(values) for name, values in data.index.table.values.items()},
+        "background": list(data.index.table.background),
         "channels": channels,
+        "all_channels": list(data.index.channels),
         "spacing_mm": measured and measured.spacing,
         "shape": measured and measured.shape,
         "intensity": asdict(data.decoding.intensity),
@@ -75,6 +78,26 @@ def describe(
     if method.planned:
         lines.append("  planned: " + ", ".join(f"{name} {value}" for name, value in method.planned.items()))
     print("\n".join(lines), flush=True)
+
+
+def without_data(run: Path, config: Mapping[str, Any]) -> list[str]:
+    """Settings with which a run predicts where its data set is not: from what it has found in it.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        none if the data set is there, or if the run doesn't tell enough.
+    """
+    data = config.get("data") or {}
+    if data.get("layout") == "phantom" or "all_channels" not in read_fingerprint(run):
+        return []
+    try:
+        find_root(data.get("root"))
+    except (DataError, ConfigError):
+        print(f"{data.get('root')} is not here: classes and channels are those of {run / FINGERPRINT}", flush=True)
+        return [f"--data.root={run}", "--data.layout=run", "--data.folds=null"]
+    return []
 
 
 def check_trained(folder: Path, data: SamzooDataModule, method: Method, split: Split) -> None:

@@ -113,3 +113,27 @@ def test_what_can_not_be_trained_or_tested_makes_no_run(work, capsys):
     assert main(["fit", "--config", "unet_tiny", "--data.root", "tiny", *SMALL]) == 1
     assert "UNet needs 3 resolutions" in capsys.readouterr().err
     assert not (work / "runs").exists()
+
+
+def test_predicting_where_the_training_data_are_not(work, capsys):
+    for i in range(5):
+        data_sets.save_nifti(work / f"mine/images/a{i}.nii.gz", np.random.default_rng(i).normal(size=(16, 18, 5, 3)))
+        data_sets.save_nifti(work / f"mine/masks/a{i}.nii.gz", np.full((16, 18, 5), 40 * (i % 2 + 1), np.uint8))
+    line = ["fit", "--config", "unet_tiny.yaml", "--data.root", "mine", "--data.channels", "[2, 0]", "--run", "run"]
+    assert main([*line, *SMALL]) == 0
+    predict = ["predict", "--run", "run", "--images", "new.nii.gz", "--out"]
+    (work / "mine/images/a1.nii.gz").rename(work / "new.nii.gz")
+    (work / "mine/masks/a1.nii.gz").unlink()
+    assert main([*predict, "beside"]) == 0
+    (work / "mine").rename(work / "elsewhere")
+    capsys.readouterr()
+    assert main([*predict, "without"]) == 0
+    assert "mine is not here: classes and channels are those of run/fingerprint.json" in capsys.readouterr().out
+    first, second = (np.asarray(nib.load(f"{out}/new.nii.gz").dataobj) for out in ("beside", "without"))
+    np.testing.assert_array_equal(first, second)
+    assert set(np.unique(first)) <= {0, 40, 80}
+    assert main(["test", "--run", "run"]) == 1
+    assert "where it lies elsewhere: --data.root PATH" in capsys.readouterr().err
+    Path("run/fingerprint.json").write_text('{"all_channels": 3}')
+    assert main([*predict, "third"]) == 1
+    assert "does not tell the classes and channels" in capsys.readouterr().err

@@ -39,7 +39,7 @@ class SamzooDataModule(LightningDataModule):
     Args:
         root: Folder of the data set; relative to the working folder, or to $SAMZOO_DATA. Not needed for the phantom.
         layout: How its files are laid out: auto, nnunet, msd, folder, sam_med2d, polyps, isic, acdc, synapse, kits,
-            lits, brats, or phantom (the embedded data set).
+            lits, brats, phantom (the embedded data set), or run (a run's folder, for prediction without its data set).
         name: Name in records and of the store; default is what the data set calls itself.
         source: Where to get the data set and under which licence; shown if the root is missing.
         channels: Names or numbers of the channels to use, in this order; default all.

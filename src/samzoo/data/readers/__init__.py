@@ -7,7 +7,7 @@ from typing import Literal
 
 from samzoo.data.foreign import foreign_files
 from samzoo.data.index import DatasetIndex, ReadSettings, list_files, stem
-from samzoo.data.readers import acdc, brats, folder, isic, kits, lits, msd, nnunet, polyps, sam_med2d, synapse
+from samzoo.data.readers import acdc, brats, folder, isic, kits, lits, msd, nnunet, polyps, run, sam_med2d, synapse
 from samzoo.errors import ConfigError, DataError
 
 READERS = {
@@ -22,6 +22,7 @@ READERS = {
     "lits": lits,
     "brats": brats,
     "folder": folder,
+    "run": run,
 }
 """Asked in this order; the first that recognises a folder reads it."""
 
@@ -39,6 +40,7 @@ Layout = Literal[
     "lits",
     "brats",
     "folder",
+    "run",
 ]
 """What a user may say: a reader's name, auto (ask them all), or phantom (the embedded data set)."""
 
