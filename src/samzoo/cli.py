@@ -228,7 +228,7 @@ def _prepare(args: list[str]) -> int:
         from samzoo.data.phantom import PhantomSettings, write_phantom
 
         settings = PhantomSettings(cases=options.cases, size=options.size, seed=options.seed)
-        print(f"phantom written to {write_phantom(options.out, settings)}")
+        print(f"the phantom is in {write_phantom(options.out, settings)}")
         return 0
     parser.add_argument("-c", "--config", metavar="NAME", help="a config; its data set is prepared")
     parser.add_argument("--data", metavar="NAME", help="a config of configs/datasets")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samzoo.data import SamzooDataModule
+from samzoo.cli import main
+from samzoo.data import SamzooDataModule, phantom
 from samzoo.data.phantom import CLASSES, PhantomSettings, ensure_phantom, make_volume, write_phantom
 from samzoo.data.verify import verify
 from samzoo.errors import ConfigError, DataError
+from samzoo.termination import Terminated
 
 SMALL = PhantomSettings(cases=5, size=48, slices=(8, 10))
 
@@ -27,6 +29,28 @@ def test_same_seed_same_volume():
         np.testing.assert_array_equal(a, b)
     other = PhantomSettings(5, 48, (8, 10), seed=1)
     assert not np.array_equal(make_volume(SMALL, 3)[0][:8], make_volume(other, 3)[0][:8])
+
+
+def test_terminated_while_it_is_made(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise Terminated
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phantom, "make_volume", stop)
+        assert main(["prepare", "phantom", str(tmp_path / "out")]) == 143
+    assert "samzoo prepare: terminated; nothing of it is kept: give the same command again" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_made_twice(tmp_path, capsys):
+    args = ["prepare", "phantom", str(tmp_path / "out"), "--size", "32", "--cases"]
+    assert main([*args, "1"]) == 0
+    written = (tmp_path / "out/dataset.json").stat().st_mtime_ns
+    assert main([*args, "1"]) == 0, "it may have been killed before its last word"
+    assert (tmp_path / "out/dataset.json").stat().st_mtime_ns == written
+    assert f"the phantom is in {tmp_path / 'out'}" in capsys.readouterr().out
+    assert main([*args, "2"]) == 1
+    assert "exists already and is not an empty folder" in capsys.readouterr().err
 
 
 def test_volumes_look_like_ct_and_hold_every_class():

@@ -7,13 +7,16 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from samzoo import locks, run_folder
+from samzoo.data.restore import write_label
 from samzoo.errors import ConfigError, DataError
 from samzoo.run_folder import Run
 from samzoo.training import WholeCheckpoints
@@ -53,6 +56,18 @@ def test_a_full_disk_leaves_the_older_file_and_says_what_to_do(tmp_path, name, c
     assert [p.name for p in tmp_path.iterdir()] == [name] and path.read_text() == "older"
     WRITERS[name](path)
     assert path.stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.png"])
+def test_a_label_map_on_a_full_disk(tmp_path, name):
+    source, target = tmp_path / f"source{Path(name).suffix}", tmp_path / "out" / name
+    if name == "a.png":
+        Image.fromarray(NOISE).save(source)
+    else:
+        nib.save(nib.Nifti1Image(NOISE[..., None], np.eye(4)), source := tmp_path / "source.nii.gz")
+    with pytest.raises(DataError, match=rf"{name}: can't be written: no space left .*free some"), full_after(5000):
+        write_label(NOISE[None] % 2, source, target, (0, 1), 2)
+    assert not list(target.parent.iterdir())
 
 
 @contextmanager

@@ -208,17 +208,30 @@ def make_volume(settings: PhantomSettings, number: int) -> tuple[np.ndarray, np.
 
 
 def write_phantom(out: Path, settings: PhantomSettings | None = None, progress: bool = True) -> Path:
-    """Write the phantom as an nnU-Net v2 data set, whole or not at all.
+    """Write the phantom as an nnU-Net v2 data set, whole or not at all; nothing is done if it is there already.
 
     Raises:
-        DataError: `out` exists already and is not empty, or the disk is full.
+        DataError: `out` exists already and holds something else, or the disk is full.
     """
     settings = settings or PhantomSettings()
+    if _is_in(out, settings):
+        return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already and is not an empty folder; name another place, or remove it first")
     with disk_errors(out.parent), whole_folder(out) as building:
         _write(building, settings, progress)
     return out
+
+
+def _is_in(out: Path, settings: PhantomSettings) -> bool:
+    try:
+        return json.loads((out / "dataset.json").read_text(encoding="utf-8"))["reference"] == _reference(settings)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _reference(settings: PhantomSettings) -> str:
+    return f"made by samzoo, phantom {settings.signature}, {settings}"
 
 
 def _write(folder: Path, settings: PhantomSettings, progress: bool) -> None:
@@ -242,7 +255,7 @@ def _write(folder: Path, settings: PhantomSettings, progress: bool) -> None:
         "numTraining": len(cases),
         "file_ending": ".nii.gz",
         "licence": "CC0-1.0",
-        "reference": f"made by samzoo, {settings}",
+        "reference": _reference(settings),
     }
     splits = {split: [case for case, own in cases if own == split] for split in ("train", "val", "test")}
     if any(splits.values()):
