@@ -46,6 +46,8 @@ def find_root(root: str | None, source: str | None = None, command: str | None =
         with contextlib.suppress(OSError):  # a name that is too long
             if place.is_dir():
                 return place
+            if place.is_file():
+                raise DataError(f"{place} is a file; give the folder of the data set (an archive has to be unpacked)")
     hint = "" if len(places) > 1 or given.is_absolute() else ", or into a folder that $SAMZOO_DATA names"
     raise DataError(
         f"data set not found, looked for {' and '.join(str(p) for p in places)}\n"

@@ -84,7 +84,7 @@ def test_other_data(ct, capsys, recwarn):
     assert "run was trained on the channels CT; those of" in err and "are PET, and are taken for them" in err
     assert "run was trained on the classes organ, tumour; those of" in err and "are liver, lesion" in err
     (warning,) = [str(w.message) for w in recwarn if "intensities of" in str(w.message)]
-    assert "no value lies below 0, though the window begins at" in warning and "are they in HU" in warning
+    assert "none below 0, though the window is" in warning and "are they in HU" in warning
 
 
 def test_cases_that_were_trained_on_are_told_and_marked(ct, capsys):

@@ -440,7 +440,7 @@ def test_full_disk_leaves_no_debris_and_says_what_to_do(nnunet, monkeypatch, num
 
 
 def test_nothing_to_predict(nnunet, tmp_path):
-    with pytest.raises(DataError, match=r"set data\.predict_root"):
+    with pytest.raises(DataError, match=r"name some with --images PATH"):
         SamzooDataModule(root=str(nnunet)).predict_dataloader()
     with pytest.raises(DataError, match="does not exist"):
         SamzooDataModule(root=str(nnunet), predict_root=str(tmp_path / "nowhere")).predict_dataloader()

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import nibabel as nib
@@ -90,6 +92,19 @@ def test_two_masks_of_one_name_are_refused(pictures):
         read_index(pictures)
 
 
+def test_umlauts_of_macos_and_of_others_are_the_same_letters(pictures, nnunet):
+    """An archive packed on macOS has a letter and its dots as two characters."""
+    for folder, form in (("images", "NFC"), ("masks", "NFD")):
+        rename(pictures / folder, unicodedata.normalize(form, "{name} Müller.{ending}"))
+    for folder, form in (("imagesTr", "NFD"), ("labelsTr", "NFC")):
+        for path in sorted((nnunet / folder).iterdir()):
+            path.rename(path.with_name(unicodedata.normalize(form, path.name.replace("case", "Fäll"))))
+    for root in (pictures, nnunet):
+        report = verify(root, progress=False)
+        assert not report.findings
+        assert all(unicodedata.is_normalized("NFC", case.id) for case in report.cases)
+
+
 # --- names of folders -----------------------------------------------------------------------------------------------
 
 
@@ -127,6 +142,24 @@ WRONG_PLACES = {
 def test_a_root_too_high_or_too_low(pictures, place):
     other, message = WRONG_PLACES[place]
     assert re.search(message, said(other(pictures)))
+
+
+def test_a_file_for_a_root(pictures):
+    told = said(pictures / "images/p0.png")
+    assert re.search(r"p0.png is a file; give the folder of the data set", told)
+    told = said(pictures / "nowhere")
+    assert "; how to check it: samzoo verify" in told and "; where it lies elsewhere: --data.root PATH" in told
+
+
+def test_what_may_not_be_read_is_not_called_damaged(pictures, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: "masks/p1" not in str(path))
+    assert "masks/p1.png: no permission to read it; change its permissions" in said(pictures)
+
+    def forbidden(folder, *_):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    assert "cells: no permission to read it" in said(pictures)
 
 
 def patient_folders(root: Path) -> None:
@@ -343,7 +376,7 @@ def test_inverted_tiff_masks(pictures):
 def test_coloured_masks_are_not_told_to_be_noise(pictures):
     Image.fromarray(np.tile(np.uint8([255, 0, 0]), (21, 24, 1))).save(pictures / "masks/p1.png")
     told = said(pictures)
-    assert "save it in grey, a number for each class" in told and "mask_threshold" not in told
+    assert "save it as one map, a number for each class" in told and "mask_threshold" not in told
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------

@@ -160,7 +160,9 @@ def test_the_answer_comes_first_and_in_words():
     least = min((b.effort, b.entry) for b in section.break_even if b.metric == "dice" and b.effort is not None)
     assert even[0].startswith(f"{least[1]} in ") and f"with {least[0]:.1f} actions per case" in even[0]
     never = replace(section, break_even=tuple(replace(b, effort=None) for b in section.break_even))
-    assert answer(never)[2].startswith("No prompted entry reaches unet's Dice of 0.665")
+    assert answer(never)[2].startswith("No prompted entry reaches unet's Dice of 0.665 in any regime")
+    other = replace(section, break_even=tuple(replace(b, automatic_value=0.7) for b in section.break_even))
+    assert "unet's Dice of 0.700 (on the classes that both were scored on) with" in answer(other)[2]
     assert "(not tested)" in answer(fake_section(patients=4))[0]
 
 

@@ -20,6 +20,9 @@ from samzoo.errors import ConfigError, DataError
 AFFINE_TOLERANCE = 0.05
 """How far apart two affines may put a voxel, as a share of the smallest spacing: headers are rounded in many ways."""
 
+FAR_ABOVE = 500
+"""HU above a window that CT without any value below 0 hardly has, unless with an offset."""
+
 MOST_NOISE = 127
 """Difference of a grey mask's channels that JPEG may make; more is a colour."""
 
@@ -145,8 +148,11 @@ def _doubt(channel: np.ndarray, settings: DecodeSettings, position: int) -> str:
     lowest, highest = channel.min(), channel.max()
     if lowest >= high or highest <= low:
         return f"all values lie outside the window, {lowest:g} to {highest:g} and not {low:g} to {high:g}"
-    if low < 0 <= lowest:
-        return f"no value lies below 0, though the window begins at {low:g}: are they in HU, without an offset?"
+    if low < 0 <= lowest and highest > high + FAR_ABOVE:
+        return (
+            f"values are {lowest:g} to {highest:g}, none below 0, though the window is {low:g} to {high:g}: are they "
+            "in HU, without an offset?"
+        )
     return ""
 
 
@@ -226,7 +232,9 @@ def check_finite(paths: Sequence[Path], parts: Sequence[Array]) -> None:
     """Raises DataError: NaN or infinity in an image."""
     for path, part in zip(paths, parts, strict=False):  # slices of one volume are one part
         if part.data.dtype.kind == "f" and (bad := int((~np.isfinite(part.data)).sum())):
-            raise DataError(f"{path}: {bad} voxels are NaN or infinite; repair the image before it is used")
+            raise DataError(
+                f"{path}: {bad} voxels are NaN or infinite; repair the image, for example with numpy.nan_to_num"
+            )
 
 
 def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.ndarray, int]:
@@ -247,10 +255,10 @@ def read_label(entry: CaseEntry, image: Array, table: ClassTable) -> tuple[np.nd
         if file.class_id is None and table.threshold is not None:
             return above_threshold(array.data, table.threshold, file.path), 0
         if len(array.data) > 1 and (not array.flat or (array.data != array.data[:1]).any()):
-            colours = float(np.ptp(array.data.astype(np.float32), axis=0).max()) > MOST_NOISE
+            colours = not array.flat or float(np.ptp(array.data.astype(np.float32), axis=0).max()) > MOST_NOISE
             raise DataError(
                 f"{file.path}: a label must have one channel, this has {len(array.data)} that differ"
-                + ("; save it in grey, a number for each class" if colours else _noise_hint(table, file.path))
+                + ("; save it as one map, a number for each class" if colours else _noise_hint(table, file.path))
             )
         values = as_integers(array.data[0], file.path)
         if file.class_id is None:
@@ -314,7 +322,8 @@ def map_values(values: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
         voxels = int(np.isin(values, unknown).sum())
         raise DataError(
             f"{path}: label values {unknown[:8]} ({voxels} voxels) are not in the data set's table {sorted(ids)}; "
-            f"correct the label, or name the classes with data.classes{_noise_hint(table, path)}"
+            "correct the label, or name the values, in dataset.json or, where there is none, with data.classes"
+            f"{_noise_hint(table, path)}"
         )
     if set(ids) == {0, 1, 255} and {1, 255} <= set(present) and ids[1] == ids[255]:
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def read_array(path: Path, pictures: str = "auto") -> Array:
     """
     if not exists(path):
         raise DataError(f"{path}: file is missing; put it there, or leave its case out (data.include)")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: no permission to read it; change its permissions (chmod), or work on a copy of yours")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: file is empty (0 bytes); fetch it again")
     name = path.name.lower()

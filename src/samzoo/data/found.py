@@ -54,8 +54,8 @@ class Found:
 def doubt_of_ct(name: str, lowest: Sequence[float]) -> str:
     """Why what is called CT may not be in HU, by the lowest values of the cases; empty if there is no doubt."""
     positive = sum(low >= 0 for low in lowest)
-    if not positive or NAME_OF_CT.search(name.casefold()) is None:
-        return ""
+    if not positive or AIR <= min(lowest) < 0 or NAME_OF_CT.search(name.casefold()) is None:
+        return ""  # where there is air in no case, those without values below 0 may be cut out of soft tissue
     which = "no case has a" if positive == len(lowest) else f"{positive} of {len(lowest)} cases have no"
     return f"{which} value below 0: are they CT in HU? If they are stored with an offset, as of 1024, take it off"
 

@@ -6,6 +6,7 @@ Free of torch, like the readers and `verify`, so that `samzoo verify` starts qui
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -367,10 +368,15 @@ def channel_names(content: Mapping[str, Any], key: str, file: Path) -> list[str]
 
 
 def stem(path: Path) -> str:
-    """File name without its ending, `.nii.gz` counting as one."""
+    """File name without its ending, `.nii.gz` counting as one; umlauts and the like as one letter, as macOS has two."""
     name = path.name
-    ending = next((e for e in ENDINGS if name.lower().endswith(e)), path.suffix)
-    return name[: len(name) - len(ending)] if ending else name
+    return unicodedata.normalize("NFC", name[: len(name) - len(ending_of(path))])
+
+
+def ending_of(path: Path) -> str:
+    """Of a file's name, as it is written there, `.nii.gz` counting as one."""
+    known = next((e for e in ENDINGS if path.name.lower().endswith(e)), path.suffix)
+    return path.name[len(path.name) - len(known) :]
 
 
 def list_files(folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:

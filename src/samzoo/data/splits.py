@@ -88,7 +88,7 @@ def look_alike(index: DatasetIndex) -> str:
         if entry.split in SCORED_OR_TRAINED and (match := re.fullmatch(r"(.*\d.*?)[_\-. ]+[^_\-. ]*", entry.id)):
             groups[match.group(1)][entry.id] = entry.split
     torn = {name: cases for name, cases in groups.items() if len(set(cases.values())) > 1}
-    if not torn:
+    if not torn or len(groups) == 1:  # what all names begin with is that of the data set
         return ""
     name, cases = next(iter(sorted(torn.items())))
     return (

@@ -167,7 +167,7 @@ def verify(
         folds = settings.get("folds"), settings.get("fold", 0)
         index = assign_splits(index, *fractions, settings.get("seed", 0), *folds)
     except SamzooError as error:
-        result.error(str(error))
+        result.error(str(error).replace("\n  ", "; "))
     else:
         _verify_index(result, index, settings, Path(overlays) if overlays is not None else None, progress)
     if report is not None:

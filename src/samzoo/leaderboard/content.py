@@ -183,11 +183,14 @@ def _break_even_sentence(section: Section, metric: str) -> list[str]:
     points = [b for b in section.break_even if b.metric == metric]
     if not points:
         return []
-    goal = f"{points[0].automatic}'s {METRIC_NAMES[metric]} of {points[0].automatic_value:.3f}"
     reached = [b for b in points if b.effort is not None]
+    least = min(reached, key=lambda b: (b.effort, b.entry, b.regime)) if reached else points[0]
+    goal = f"{least.automatic}'s {METRIC_NAMES[metric]} of {least.automatic_value:.3f}"
+    means = [getattr(r, metric).mean for r in final_rows(section, True) if r.entry == least.automatic]
+    if not any(mean is not None and abs(mean - least.automatic_value) < 0.0005 for mean in means):
+        goal += " (on the classes that both were scored on)"
     if not reached:
         return [f"No prompted entry reaches {goal} in any regime tested."]
-    least = min(reached, key=lambda b: (b.effort, b.entry, b.regime))
     count = f"{len(reached)} of {len(points)} pairs of prompted entry and regime reach it at all"
     return [f"{least.entry} in {least.regime} reaches {goal} with {least.effort:,.1f} actions per case; {count}."]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from samzoo.data.foreign import foreign_files
-from samzoo.data.index import DatasetIndex, ReadSettings, list_files, stem
+from samzoo.data.index import DatasetIndex, ReadSettings, ending_of, list_files
 from samzoo.data.readers import acdc, brats, folder, isic, kits, lits, msd, nnunet, polyps, run, sam_med2d, synapse
 from samzoo.errors import ConfigError, DataError
 
@@ -91,7 +91,7 @@ def _hint(root: Path) -> str:
             "same names into a folder masks beside it."
         )
     if folders and (files := list_files(folders[0])):
-        name, ending = folders[0].name, files[0].name[len(stem(files[0])) :]
+        name, ending = folders[0].name, ending_of(files[0])
         return (
             f" It holds folders with images in them ({name}/{files[0].name}): put all images into a folder images and "
             f"their masks, under the same names, into a folder masks beside it, for example images/{name}{ending} and "
@@ -116,10 +116,15 @@ def read_index(root: Path, settings: ReadSettings | None = None) -> DatasetIndex
     settings = settings or ReadSettings()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder" if root.exists() else f"{root} does not exist")
-    layout = recognise(root) if settings.layout == "auto" else settings.layout
-    if layout not in READERS:
-        raise ConfigError(f"data.layout {layout!r} is unknown; known are auto, phantom, {', '.join(READERS)}")
-    index = READERS[layout].read(root, settings)
+    try:
+        layout = recognise(root) if settings.layout == "auto" else settings.layout
+        if layout not in READERS:
+            raise ConfigError(f"data.layout {layout!r} is unknown; known are auto, phantom, {', '.join(READERS)}")
+        index = READERS[layout].read(root, settings)
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename or root}: no permission to read it; change its permissions (chmod), or work on a copy"
+        ) from None
     if settings.mask_threshold is not None and index.table.threshold is None:
         raise ConfigError(f"data.mask_threshold is set, but masks of layout {layout} are never thresholded; remove it")
     return index

@@ -25,6 +25,7 @@ from samzoo.data.index import (
     LabelFile,
     ReadSettings,
     Split,
+    ending_of,
     list_files,
     repeated,
     stem,
@@ -91,7 +92,7 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
                 f"masks in {masks.relative_to(root)} have other names than their pictures; each belongs to one, as "
                 f"{renamed[0][1]!r} does to {renamed[0][0]!r}"
             )
-        ending = next(iter(by_stem.values())).name[len(next(iter(by_stem))) :] if by_stem else ".png"
+        ending = ending_of(next(iter(by_stem.values()))) if by_stem else ".png"
         for picture in pictures:
             # A mask that is not there is reported like any other missing file, when the case is read.
             wanted = names[stem(picture)]

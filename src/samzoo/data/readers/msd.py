@@ -20,6 +20,7 @@ from samzoo.data.index import (
     channel_names,
     choose_classes,
     class_table,
+    ending_of,
     read_json,
     require,
     stem,
@@ -97,6 +98,7 @@ def _add(found: Collector, root: Path, file: Path, item: Any, split: Split | Non
 
 def _numbered(image: Path) -> list[Path]:
     """The files of a case's channels, where nnU-Net v1 lists case.nii.gz and the folder holds case_0000.nii.gz, ..."""
-    ending = image.name[len(stem(image)) :]
-    numbered = (image.with_name(f"{stem(image)}_{channel:04d}{ending}") for channel in range(1000))
+    ending = ending_of(image)
+    name = image.name.removesuffix(ending)
+    numbered = (image.with_name(f"{name}_{channel:04d}{ending}") for channel in range(1000))
     return list(itertools.takewhile(exists, numbered))

@@ -22,6 +22,7 @@ from samzoo.data.index import (
     list_files,
     read_json,
     require,
+    stem,
 )
 from samzoo.errors import DataError
 
@@ -93,7 +94,7 @@ def read(root: Path, settings: ReadSettings) -> DatasetIndex:
 
 def _labels(folder: Path, ending: str) -> dict[str, Path]:
     """Case id -> its label."""
-    return {p.name[: -len(ending)]: p for p in list_files(folder, [ending])}
+    return {stem(p): p for p in list_files(folder, [ending])}
 
 
 def _no_image(folder: Path, ending: str) -> str:
@@ -112,7 +113,7 @@ def _images(folder: Path, ending: str) -> dict[str, list[Path]]:
     """Case id -> its channel files in order."""
     cases: dict[str, list[Path]] = {}
     for path in list_files(folder, [ending]):
-        match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
+        match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
         if match is None:
             raise DataError(f"{path}: nnU-Net images end in the channel number, for example case_0000{ending}")
         channel = cases.setdefault(match.group(1), [])
