@@ -440,3 +440,12 @@ def test_lists_of_files_with_the_labels_of_nnunet_v2(tmp_path):
     labels = {name: int(value) for value, name in content["labels"].items()}
     (root / "dataset.json").write_text(json.dumps(content | {"labels": labels}))
     assert read_index(root).table.values == {"liver": (1,), "tumour": (2,)}
+
+
+def test_a_class_that_is_in_no_training_case_is_told_by_the_training(nnunet):
+    content = json.loads((nnunet / "dataset.json").read_text())
+    (nnunet / "dataset.json").write_text(json.dumps(content | {"labels": content["labels"] | {"cyst": 3}}))
+    dm = SamzooDataModule(root=str(nnunet))
+    dm.setup("fit")
+    with pytest.warns(UserWarning, match="1 of 3 classes are in no training case, so that nothing .*: cyst"):
+        dm.train_dataloader()

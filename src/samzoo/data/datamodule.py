@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -292,6 +293,14 @@ class SamzooDataModule(LightningDataModule):
         if units is None and shapes:
             units = sum(math.ceil(c.shape[0] / depth) for c, (depth, *_) in zip(cases, shapes, strict=True))
         counts = [c.counts() for c in cases]
+        present = np.sum([c.sum(0) for c in counts], axis=0) > 0
+        if absent := [name for name, there in zip(self.class_names, present, strict=True) if not there]:
+            more = f", and {len(absent) - 8} more" if len(absent) > 8 else ""
+            warnings.warn(
+                f"{self.index.root}: {len(absent)} of {self.num_classes} classes are in no training case, so that "
+                f"nothing is learned of them: {', '.join(absent[:8])}{more}",
+                stacklevel=2,
+            )
         sampler = SliceSampler(counts, units, self.foreground_fraction, self.seed, rank, ranks, views)
         if len(sampler) == 0:
             raise ConfigError(f"data.units_per_epoch {sampler.units} is less than the number of processes ({ranks})")
