@@ -175,6 +175,7 @@ def run(args: list[str], folder: Path, fault: Fault | None = None, limit_seconds
     if child == 0:
         os.close(reader)
         _become(args, folder, fault, writer)
+    _ENDED.pop(child, None)  # numbers of processes come again
     os.close(writer)
     said: list[bytes] = []
     listener = threading.Thread(target=lambda: said.extend(iter(lambda: os.read(reader, 65536), b"")))
