@@ -17,8 +17,9 @@ from samzoo.data.found import in_words
 from samzoo.data.index import Split
 from samzoo.errors import ConfigError, DataError
 from samzoo.methods.base import Method
-from samzoo.paths import find_root
-from samzoo.run_folder import CONFIG, FINGERPRINT, read_fingerprint, trained_on
+from samzoo.paths import FINGERPRINT, find_root
+from samzoo.reading import some
+from samzoo.run_folder import CONFIG, read_fingerprint, trained_on
 from samzoo.writing import write_atomically
 
 
@@ -66,9 +67,7 @@ def describe(
         return
     where = f"{folder / FINGERPRINT}; --data.NAME overrides"
     lines = [f"found in {data.index.root}, layout {data.layout} ({where})"]
-    names = data.class_names
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    lines.append(f"  classes: {shown}")
+    lines.append(f"  classes: {some(data.class_names, 12)}")
     lines.append(f"  channels: {', '.join(channels)}" + _seen_by_sam(len(channels), method))
     if measured:
         spacing, shape = (" x ".join(f"{n:g}" for n in v) for v in (measured.spacing, measured.shape))

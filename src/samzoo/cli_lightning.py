@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,8 +9,7 @@ import shutil
 import sys
 import warnings
 from argparse import Namespace as Options
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,28 +19,23 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from tqdm import tqdm
 
-from samzoo import __version__, run_folder
+from samzoo import run_folder
 from samzoo.batch_size import find_batch_size
-from samzoo.cli_checkpoint import check_checkpoint, checkpoint_errors, load_weights_of
+from samzoo.cli_checkpoint import check_checkpoint, checkpoint_errors
 from samzoo.cli_config import SETTINGS, UsageError, find_config, read_config
 from samzoo.cli_found import check_trained, describe
 from samzoo.cli_parser import ConfigFile, Line, Parser, check_groups
+from samzoo.cli_predict import predict
 from samzoo.cli_resume import check_resumed, interruption
 from samzoo.data import SamzooDataModule
 from samzoo.data.fingerprint import Fingerprint, measure
-from samzoo.data.restore import read_mark, write_label
-from samzoo.data.store import digest
 from samzoo.errors import ConfigError, SamzooError
-from samzoo.evaluation import EvaluationProtocol, predict_cases
-from samzoo.evaluation.prediction import finished
-from samzoo.evaluation.unfinished import weights_sha256
-from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors, without_savings
+from samzoo.evaluation import EvaluationProtocol
+from samzoo.memory import NotEnoughMemoryError, is_out_of_memory, memory_errors
 from samzoo.methods.base import Method
 from samzoo.preemption import heed_preemption
 from samzoo.processes import Notes, together
-from samzoo.prompts.io import PromptBook, load_prompts
 from samzoo.run_folder import Run
 from samzoo.training import RunLog, guard, mark_complete, training_callbacks
 from samzoo.writing import write_atomically
@@ -289,63 +282,8 @@ class SamzooCLI(LightningCLI):
             raise
 
     def predict(self, model: Method, datamodule: SamzooDataModule, **_: Any) -> None:
-        options = self.options
-        if model.spec.needs_prompts and not options.prompts:
-            raise ConfigError(
-                f"{model.spec.name} can't run without prompts: give clicks or boxes as JSON with --prompts FILE"
-            )
-        if options.ckpt:
-            with checkpoint_errors(options.ckpt):
-                load_weights_of(model, options.ckpt)
-        print(f"weights: {options.ckpt or 'as configured (zero-shot)'}", flush=True)
-        book = load_prompts(options.prompts) if options.prompts else None
-        images = {entry.id: entry.images for entry in datamodule.predict_dataloader().dataset.entries}
-        if book is not None:
-            book.check_cases(images)
-        mark = self._mark(model, book, images)
-        sources = {case_id: paths[0] for case_id, paths in images.items()}
-        done = finished(options.out, sources, mark, read_mark, options.overlays)
-        if done:
-            print(f"{len(done)} of {len(images)} are in {options.out} already", flush=True)
-        errors = memory_errors(self.trainer, model, self._settings)
-        with errors as watch, self.trainer.precision_plugin.forward_context():
-            written = predict_cases(
-                model.to(self.trainer.strategy.root_device),
-                watch.cases(tqdm(datamodule.predict_dataloader(done), desc="predicting", unit="case")),
-                options.out,
-                lambda label, source, target, mark: write_label(
-                    label,
-                    source,
-                    target,
-                    datamodule.source_values,
-                    datamodule.slice_axis,
-                    datamodule.decoding.canonical,
-                    mark,
-                ),
-                datamodule.class_names,
-                book,
-                regime=options.regime,
-                case_ids=list(images),
-                overlays=options.overlays,
-                inference=self.config_init[self.subcommand].protocol.inference,
-                mark=mark,
-            )
-        print(f"{len(written)} written to {options.out}")
-
-    def _mark(
-        self, model: Method, book: PromptBook | None, images: Mapping[str, Sequence[Path]]
-    ) -> Callable[[str], str]:
-        """Tells of a case what its label map depends on, but for the machine that makes it and the images' places."""
-        settings, data = without_savings(self._settings()), self.datamodule
-        common = [settings["model"], settings["protocol"], str(self.trainer.precision), weights_sha256(model)]
-        common += [data.class_names, data.source_values, asdict(data.decoding)]
-
-        def mark(case_id: str) -> str:
-            prompts = book and book.cases[case_id][book.regime_of(case_id, self.options.regime)]
-            files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images[case_id]]
-            return f"samzoo {__version__} {digest([common, files, prompts])}"
-
-        return mark
+        inference = self.config_init[self.subcommand].protocol.inference
+        predict(self.trainer, model, datamodule, self.options, self._settings, inference)
 
 
 def fingerprint_of(data: SamzooDataModule) -> Callable[[], Fingerprint]:

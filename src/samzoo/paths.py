@@ -9,6 +9,8 @@ from pathlib import Path
 from samzoo.errors import ConfigError, DataError
 
 OTHER_HOME = "set SAMZOO_HOME to a folder of yours on another disk"
+FINGERPRINT = "fingerprint.json"
+"""In a run's folder: what was found in its data."""
 SHIPPED = Path(__file__).parent / "configs"
 """The configs that come with the package."""
 

@@ -1,10 +1,14 @@
-"""Texts of other people: JSON and YAML that are ambiguous, endless or no plain data are refused. No torch."""
+"""Texts of other people: JSON and YAML that are ambiguous, endless or no plain data are refused; how names are shown.
+
+No torch.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -109,3 +113,8 @@ def one_line(text: str) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first names, for a message: `a, b and 7 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

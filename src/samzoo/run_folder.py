@@ -16,13 +16,13 @@ from typing import Any
 
 from samzoo.errors import ConfigError
 from samzoo.locks import hold
+from samzoo.paths import FINGERPRINT
 from samzoo.writing import SUFFIX, keep_older, sweep, write_atomically, writing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 TRAINING = "training.json"
-FINGERPRINT = "fingerprint.json"
 RESULT = "records.csv"
 UNFINISHED = ".unfinished"
 """In a result folder: what a test has scored and not yet written, see `samzoo.evaluation.unfinished`."""

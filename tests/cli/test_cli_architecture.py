@@ -28,7 +28,7 @@ ALLOWED = {
     "methods": BASE | {"sam", "prompts", "methods"},
     "evaluation": BASE | {"__version__", "run_folder", "prompts", "metrics", "methods.base", "evaluation"},
     "leaderboard": {"errors", "reading", "writing", RECORDS, "leaderboard"},
-    "run_folder": {"errors", "locks", "writing"},
+    "run_folder": {"errors", "locks", "paths", "writing"},
     "termination": set(),
     "training": {"errors", "memory_use", "writing", "run_folder", "termination"},
     "processes": {"errors", "whereabouts"},

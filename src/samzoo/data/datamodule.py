@@ -32,6 +32,7 @@ from samzoo.data.views import CaseView, SlabView, SliceView, collate, only
 from samzoo.data.volume_augment import VolumeAugment, VolumeAugmentSettings
 from samzoo.errors import ConfigError, DataError
 from samzoo.paths import find_root
+from samzoo.reading import some
 
 
 class SamzooDataModule(LightningDataModule):
@@ -295,10 +296,9 @@ class SamzooDataModule(LightningDataModule):
         counts = [c.counts() for c in cases]
         present = np.sum([c.sum(0) for c in counts], axis=0) > 0
         if absent := [name for name, there in zip(self.class_names, present, strict=True) if not there]:
-            more = f", and {len(absent) - 8} more" if len(absent) > 8 else ""
             warnings.warn(
                 f"{self.index.root}: {len(absent)} of {self.num_classes} classes are in no training case, so that "
-                f"nothing is learned of them: {', '.join(absent[:8])}{more}",
+                f"nothing is learned of them: {some(absent, 8)}",
                 stacklevel=2,
             )
         sampler = SliceSampler(counts, units, self.foreground_fraction, self.seed, rank, ranks, views)

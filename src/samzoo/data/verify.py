@@ -25,13 +25,13 @@ from samzoo.data.readers import read_index
 from samzoo.data.splits import NO_TRAINING, assign_splits, look_alike
 from samzoo.errors import SamzooError
 from samzoo.paths import find_root
-from samzoo.reading import printable
+from samzoo.reading import printable, some
 from samzoo.writing import write_atomically
 
 MAX_ANISOTROPY = 2.0
 SPACING_RANGE_MM = (0.01, 20.0)
 MOST_SHOWN = 8
-"""Errors, and warnings, of single cases in the terminal."""
+"""Errors, and warnings, of single cases in the terminal, and classes in one of them."""
 
 SETTINGS = {
     **dict.fromkeys(("val_fraction", "test_fraction"), float),
@@ -117,7 +117,7 @@ class Report:
                 f"({', '.join(f'{s} {n}' for s, n in splits.items())}), channels {', '.join(self.channels)}, "
                 f"{len(self.classes)} classes"
             )
-            lines.append(f"  classes {_some(list(self.classes), 20)}")
+            lines.append(f"  classes {some(list(self.classes), 20)}")
             shapes, spacings = np.array([c.shape for c in self.cases]), np.array([c.spacing_mm for c in self.cases])
             lines.append(f"  shapes {_span(shapes)}, spacing {_span(spacings)} mm")
         lines += [f"  intensity {self.intensity}"] if self.intensity else []
@@ -269,10 +269,10 @@ def _check_whole(result: Report, index: DatasetIndex, canonical: bool) -> None:
     if labelled and len(absent) == len(names):
         result.error("no label holds any class")
     elif labelled and absent:
-        result.warn(f"{len(absent)} of {len(names)} classes are in no case: {_some(absent)}")
+        result.warn(f"{len(absent)} of {len(names)} classes are in no case: {some(absent, MOST_SHOWN)}")
     for split, presence in result.presence.items():
         if lacking := [n for n, count in presence.items() if not count and n not in absent]:
-            result.warn(f"{len(lacking)} classes are in no {split} case: {_some(lacking)}")
+            result.warn(f"{len(lacking)} classes are in no {split} case: {some(lacking, MOST_SHOWN)}")
     if labelled and not any(c.split == "train" for c in labelled):
         result.warn(f"no case is left for training (fit is not possible, test is): {NO_TRAINING}")
 
@@ -293,10 +293,6 @@ def _check_whole(result: Report, index: DatasetIndex, canonical: bool) -> None:
             f"voxel axes point different ways ({listed}): slices are not the same anatomical plane in all cases; "
             "data.canonical: true brings all to the same one"
         )
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def _span(rows: np.ndarray) -> str:

@@ -22,7 +22,8 @@ import samzoo
 from samzoo.evaluation.adapter import Cost, Inference
 from samzoo.evaluation.session import ADAPTERS
 from samzoo.methods.base import Method
-from samzoo.run_folder import FINGERPRINT, trained_on
+from samzoo.paths import FINGERPRINT
+from samzoo.run_folder import trained_on
 from samzoo.types import Case
 
 CPU_ATTENTION = {

@@ -11,6 +11,7 @@ from typing import Any
 from samzoo.errors import DataError
 from samzoo.leaderboard.board import TestedRun
 from samzoo.leaderboard.compute_load import dataset_and_signature, tested_cases
+from samzoo.reading import some
 
 SUFFIX = re.compile(r"-[0-9a-f]{10}(-seed\d+)?$")
 """What `samzoo leaderboard` puts behind a cell's name in the name of its run folder."""
@@ -109,13 +110,13 @@ def _datasets(run: TestedRun) -> set[str]:
 def _other_cases(run: TestedRun, other: TestedRun) -> Iterator[str]:
     beside = f"than {other.folder}"
     if different := sorted(tested_cases(run) ^ tested_cases(other)):
-        yield f"other test cases {beside}: {_few(different)} only in one of them"
+        yield f"other test cases {beside}: {some(different, 3)} only in one of them"
     patients, expected = ({r.case_id: r.patient for r in part.records} for part in (run, other))
     if different := sorted(c for c in patients.keys() & expected.keys() if patients[c] != expected[c]):
-        yield f"other patients {beside}, in {_few(different)}"
+        yield f"other patients {beside}, in {some(different, 3)}"
     truths, expected = (_truths(part) for part in (run, other))
     if different := sorted({key[0] for key in truths.keys() & expected.keys() if truths[key] != expected[key]}):
-        yield f"another ground truth {beside}, in {_few(different)}"
+        yield f"another ground truth {beside}, in {some(different, 3)}"
     own, theirs = (dataset_and_signature(part)[1] for part in (run, other))
     if own != theirs:
         yield f"another signature of the test cases {beside}: {own or 'none'}, {theirs or 'none'} there"
@@ -153,7 +154,3 @@ def _other_entry(run: TestedRun, other: TestedRun) -> Iterator[str]:
         yield f"the same name and the same seed: {ask}"
     elif _of(run, "config").get("model") != _of(other, "config").get("model"):
         yield f"the same name for another method or other settings: {ask}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samzoo.errors import WeightsError
+from samzoo.reading import some
 from samzoo.sam.checkpoint import read_state_dict
 from samzoo.sam.config import ARCHITECTURES
 from samzoo.sam.sam3d.config import ARCHITECTURES_3D
@@ -247,5 +248,4 @@ def _by(shape: Iterable[int]) -> str:
 def _patterns(keys: Iterable[str], most: int = 6) -> str:
     """Keys with block numbers left out, so that hundreds become a few."""
     counts = Counter(re.sub(r"\.\d+\.", ".*.", key) for key in keys)
-    shown = [f"{name} ({count})" if count > 1 else name for name, count in list(counts.items())[:most]]
-    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+    return some([f"{name} ({count})" if count > 1 else name for name, count in counts.items()], most)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from samzoo.data.index import ClassTable, DatasetIndex, ReadSettings, read_json
 from samzoo.errors import DataError
-
-FINGERPRINT = "fingerprint.json"
+from samzoo.paths import FINGERPRINT
 
 
 def recognise(root: Path) -> bool:
