@@ -1,11 +1,16 @@
 """Options of the whole suite; fixtures live in the folders that use them."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of tests are small, and workers must not compete for cores
+
+
+def pytest_configure():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs are begun ignoring it
 
 
 def pytest_addoption(parser):
